@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/block_manager.hpp"
+
+#include <unordered_map>
+
+namespace spillway::actors {
+namespace {
+
+class BlockManager {
+ public:
+  BlockManager(runtime::Address<BlockManagerMessage> self, BlockManagerConfig config)
+      : self_(std::move(self)),
+        config_(std::move(config)),
+        tables_(BlockPool(config_.num_blocks, config_.block_size, config_.prefix_caching)) {}
+
+  void handle(AdmitSequence& message) {
+    stats_.prefix_queries_tokens += message.tokens.size();
+    grant(message.sequence, tables_.admit(std::move(message.tokens), {}));
+  }
+
+  void handle(ForkSequence& message) {
+    stats_.prefix_queries_tokens += message.tokens.size();
+    std::optional<TailCopy> copy;
+    const Admission admission = tables_.fork(message.parent, std::move(message.tokens), {}, copy);
+    ++stats_.forks;
+    if (!copy) return grant(message.sequence, admission, true);
+    // The lease is granted when the copy is done; until then both blocks are held by the transfer as well.
+    tables_.pin(copy->from);
+    tables_.pin(copy->to);
+    ++stats_.copies;
+    const TransferId id{++last_transfer_};
+    transfers_.emplace(id, Transfer{message.sequence, admission, *copy});
+    TransferBlocks transfer{.transfer = id};
+    transfer.plan.blocks.push_back({copy->from, copy->to});
+    config_.transfer_engine.post(std::move(transfer));
+  }
+
+  void handle(TransferDone& message) {
+    auto node = transfers_.extract(message.transfer);
+    if (node.empty()) return;
+    const Transfer& transfer = node.mapped();
+    Admission admission = transfer.admission;
+    if (message.failed) admission.cached_tokens = tables_.distrust_tail(admission.lease);
+    tables_.unpin(transfer.copy.from);
+    tables_.unpin(transfer.copy.to);
+    grant(transfer.sequence, admission, true);
+  }
+
+  void handle(PrepareStep& message) {
+    gpu::StepPlan& plan = message.plan;
+    StepPrepared reply{.step = plan.step};
+    std::vector<gpu::SequenceStep> granted;
+    granted.reserve(plan.sequences.size());
+    for (std::size_t i = 0; i < plan.sequences.size(); ++i) {
+      gpu::SequenceStep& sequence = plan.sequences[i];
+      const LeaseId lease = message.leases[i];
+      if (!tables_.extend_to(lease, sequence.first_position + sequence.token_count)) {
+        reply.denied.push_back(message.sequences[i]);
+        ++stats_.denials;
+        continue;
+      }
+      const auto blocks = *tables_.blocks(lease);
+      sequence.block_offset = static_cast<std::uint32_t>(plan.block_table.size());
+      sequence.block_count = blocks_needed(sequence);
+      plan.block_table.insert(plan.block_table.end(), blocks.begin(), blocks.begin() + sequence.block_count);
+      granted.push_back(sequence);
+    }
+    plan.sequences = std::move(granted);
+    reply.empty = plan.sequences.empty();
+    reply.free_blocks = tables_.pool().available();
+    const bool empty = reply.empty;
+    // First the plan, then the answer: the device starts while the scheduler thinks.
+    if (!empty) config_.decoder.post(ExecuteStep{std::move(plan)});
+    config_.scheduler.post(std::move(reply));
+  }
+
+  void handle(CommitStep& message) {
+    for (const CommitStep::Item& item : message.items)
+      tables_.commit(item.lease, item.computed, item.appended);
+  }
+
+  void handle(ReleaseLease& message) {
+    ++stats_.releases;
+    if (!tables_.release(message.lease)) ++stats_.unknown_releases;
+    config_.scheduler.post(BlocksFreed{tables_.pool().available()});
+  }
+
+  void after_message() {
+    if (config_.stats == nullptr) return;
+    stats_.held = tables_.pool().held();
+    stats_.total = tables_.pool().total();
+    stats_.tables = static_cast<std::uint32_t>(tables_.size());
+    if (config_.check_invariants && stats_.broken.empty()) stats_.broken = tables_.check();
+    *config_.stats = stats_;
+  }
+
+ private:
+  struct Transfer {
+    SequenceId sequence{};
+    Admission admission;
+    TailCopy copy;
+  };
+
+  [[nodiscard]] std::uint32_t blocks_needed(const gpu::SequenceStep& sequence) const {
+    return (sequence.first_position + sequence.token_count + config_.block_size - 1) / config_.block_size;
+  }
+
+  void grant(SequenceId sequence, const Admission& admission, bool forked = false) {
+    ++stats_.admissions;
+    stats_.prefix_hits_tokens += admission.cached_tokens;
+    config_.scheduler.post(
+        LeaseGranted{.sequence = sequence,
+                     .lease = BlockLease(admission.lease, self_),
+                     .cached_tokens = admission.cached_tokens,
+                     .blocks = static_cast<std::uint32_t>(tables_.blocks(admission.lease)->size()),
+                     .free_blocks = tables_.pool().available(),
+                     .forked = forked});
+  }
+
+  runtime::Address<BlockManagerMessage> self_;
+  BlockManagerConfig config_;
+  BlockTables tables_;
+  std::unordered_map<TransferId, Transfer> transfers_;
+  std::uint64_t last_transfer_ = 0;
+  BlockManagerStats stats_;
+};
+
+}  // namespace
+
+runtime::Task<void> block_manager(runtime::ActorContext<BlockManagerMessage>& self,
+                                  BlockManagerConfig config) {
+  BlockManager manager(self.address(), std::move(config));
+  manager.after_message();
+  while (auto message = co_await self.receive()) {
+    std::visit([&](auto& body) { manager.handle(body); },
+               static_cast<BlockManagerMessage::variant&>(*message));
+    manager.after_message();
+  }
+}
+
+}  // namespace spillway::actors

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Engine: a model, a device and the actors that serve it, in one object. The embedded API.
+//
+//   auto engine = Engine::create({.model = "model.gguf"});
+//   auto session = (*engine)->start([](Session& session, ...) -> Task<void> { ... co_await
+//   session.generate(...) }); session.wait();
+//
+// Sessions are client actors: they run beside the serving actors, on a worker of their own, so they may block
+// or print. All functions may be called from any thread that is not one of the engine's workers.
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <future>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "actors/serving.hpp"
+#include "actors/session.hpp"
+#include "gpu/device.hpp"
+#include "model/chat_template.hpp"
+#include "model/loader.hpp"
+#include "model/tokenizer.hpp"
+#include "runtime/executor.hpp"
+
+namespace spillway {
+
+using actors::ChoiceDelta;
+using actors::ChoiceFailed;
+using actors::ChoiceFinished;
+using actors::FinishReason;
+using actors::GenerationRequest;
+using actors::RequestDone;
+using actors::Session;
+using actors::Stream;
+using actors::StreamEvent;
+using actors::StreamTag;
+using actors::TokenInfo;
+using actors::Usage;
+using model::SamplingParams;
+using runtime::Task;
+
+enum class KvCacheDType : std::uint8_t { kAuto, kF32, kF16, kBF16, kQ8_0 };
+
+struct EngineOptions {
+  std::filesystem::path model;                        // a GGUF file or a Hugging Face directory
+  KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;  // kAuto: fp32 for fp32 weights, else fp16
+  std::size_t kv_cache_memory_bytes = 0;              // 0: chosen, see default_kv_cache_bytes
+  std::uint32_t block_size = 16;                      // tokens a block
+  std::uint32_t max_num_seqs = 64;
+  std::uint32_t max_num_batched_tokens = 512;  // in one step, at least max_num_seqs
+  std::uint32_t max_model_len = 0;             // 0: as the model was trained
+  bool enable_prefix_caching = true;
+  std::uint32_t async_submit = 2;  // steps in flight; 1: synchronous
+  std::uint32_t threads = 0;       // of the host device; 0: all cores
+  std::string cpu_target;          // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
+  std::filesystem::path trace;     // write Chrome trace JSON here; empty: no tracing
+  std::chrono::seconds stall_limit{60};  // a session that takes no output for so long has its request cut
+};
+
+/// The end of one choice.
+struct CompletedChoice {
+  std::string text;
+  std::vector<TokenInfo> tokens;
+  FinishReason reason = FinishReason::kStop;
+  std::optional<Error> error;  // set: the choice failed after what `tokens` holds
+  Usage usage;
+  runtime::TimePoint first_token{};  // executor time; zero if none came
+  runtime::TimePoint end{};
+};
+
+struct Completion {
+  std::optional<Error> refused;  // set: never ran
+  std::vector<CompletedChoice> choices;
+  runtime::TimePoint submitted{};
+};
+
+/// What complete() has done so far; told after every event.
+struct Progress {
+  std::size_t requests_done = 0, requests_total = 0;
+  std::uint64_t tokens = 0;
+};
+
+/// A running session. Dropping it does not stop the session; the engine's end does.
+class SessionHandle {
+ public:
+  /// Until the session's coroutine has ended.
+  void wait() const { done_.wait(); }
+  [[nodiscard]] bool wait_for(std::chrono::milliseconds duration) const {
+    return done_.wait_for(duration) == std::future_status::ready;
+  }
+  /// Cancels whatever the session has open; its streams end with FinishReason::kCancelled. Safe in no signal
+  /// handler.
+  void stop() const { address_.send_urgent(actors::StopSession{}); }
+
+ private:
+  friend class Engine;
+  SessionHandle(actors::ClientAddress address, std::shared_future<void> done)
+      : address_(std::move(address)), done_(std::move(done)) {}
+  actors::ClientAddress address_;
+  std::shared_future<void> done_;
+};
+
+class Engine {
+ public:
+  /// Loads the model, prepares the device and starts the actors. Errors name the file or option that is
+  /// wrong.
+  [[nodiscard]] static Result<std::unique_ptr<Engine>> create(EngineOptions options);
+  ~Engine();  // shutdown() if it was not called
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Starts `fn(Session&, args...)`, a coroutine function without captures, as a client actor.
+  template <class F, class... Args>
+  SessionHandle start(F fn, Args... args) {
+    std::promise<void> promise;
+    std::shared_future<void> done = promise.get_future().share();
+    actors::ClientAddress address = executor().template spawn<actors::ClientMessage>(
+        session_options(), &run_session<F, Args...>, router(), std::move(promise), std::move(fn),
+        std::move(args)...);
+    return {std::move(address), std::move(done)};
+  }
+
+  /// Runs all requests as one continuously batched job and waits. `on_progress`, if any, is called on the
+  /// engine's session worker. When `cancel` becomes ready the rest is cancelled.
+  [[nodiscard]] std::vector<Completion> complete(std::vector<GenerationRequest> requests,
+                                                 std::function<void(const Progress&)> on_progress = {},
+                                                 std::function<bool()> cancelled = {});
+
+  [[nodiscard]] const model::Model& model() const noexcept;
+  /// Null when the model brings none that this build reads: prompts are token ids then, and answers have no
+  /// text.
+  [[nodiscard]] const model::Tokenizer* tokenizer() const noexcept;
+  [[nodiscard]] const gpu::DeviceInfo& device() const noexcept;
+  [[nodiscard]] std::uint32_t max_model_len() const noexcept;
+  [[nodiscard]] const EngineOptions& options() const noexcept;
+
+  /// Token ids of a raw prompt, with what the tokenizer adds (BOS and the like). Errors: why there is no
+  /// tokenizer.
+  [[nodiscard]] Result<std::vector<model::TokenId>> encode(std::string_view text) const;
+
+  /// Token ids of a conversation in the model's own chat format. kUnsupported when the model brings no
+  /// template.
+  [[nodiscard]] Result<std::vector<model::TokenId>> chat_prompt(
+      std::span<const model::Message> messages) const;
+
+  /// A consistent copy of the actors' counters.
+  [[nodiscard]] actors::ServingStats stats();
+
+  /// Lets open requests run on until `drain` has passed, then ends everything. Writes the trace.
+  void shutdown(std::chrono::milliseconds drain = std::chrono::milliseconds(0));
+
+ private:
+  struct State;
+  explicit Engine(std::unique_ptr<State> state);
+
+  template <class F, class... Args>
+  static Task<void> run_session(runtime::ActorContext<actors::ClientMessage>& self,
+                                runtime::Address<actors::RouterMessage> router, std::promise<void> done, F fn,
+                                Args... args) {
+    {
+      Session session(self, std::move(router));
+      co_await fn(session, std::move(args)...);
+    }
+    done.set_value();
+  }
+
+  [[nodiscard]] runtime::Executor& executor() noexcept;
+  [[nodiscard]] const runtime::Address<actors::RouterMessage>& router() const noexcept;
+  [[nodiscard]] static runtime::SpawnOptions session_options();
+
+  std::unique_ptr<State> state_;
+};
+
+/// The KV pool when none is asked for: 256 MiB, or what one sequence of max_model_len needs if that is more,
+/// but at most half of the machine's memory.
+[[nodiscard]] std::size_t default_kv_cache_bytes(const model::ModelSpec& spec, gpu::KvDType dtype,
+                                                 std::uint32_t max_model_len, std::size_t machine_bytes);
+
+/// Bytes of one token's keys and values over all layers.
+[[nodiscard]] std::size_t kv_bytes_per_token(const model::ModelSpec& spec, gpu::KvDType dtype);
+
+}  // namespace spillway

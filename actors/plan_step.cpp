@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/plan_step.hpp"
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace spillway::actors {
+namespace {
+
+bool ready(const Sequence& sequence) {
+  return sequence.phase == Sequence::Phase::kRunning && !sequence.held && sequence.wants_step();
+}
+
+/// Tracks free blocks while a step is put together, and takes blocks from late comers when they run short.
+class Memory {
+ public:
+  Memory(const SchedulerState& state, const Budget& budget)
+      : state_(state), budget_(budget), free_(budget.free_blocks) {}
+
+  [[nodiscard]] bool gave_up(SequenceId id) const { return gone_.contains(id); }
+  [[nodiscard]] bool planned(SequenceId id) const { return planned_.contains(id); }
+
+  /// Reserves what `sequence` lacks to cover `tokens` positions.
+  bool reserve(const Sequence& sequence, std::uint32_t tokens, std::vector<SequenceId>& preempt) {
+    const std::uint32_t wanted = blocks_for(tokens, budget_.block_size);
+    const std::uint32_t lacking = wanted > sequence.blocks ? wanted - sequence.blocks : 0;
+    while (lacking > free_) {
+      const Sequence* victim = last_behind(sequence);
+      if (victim == nullptr) return false;
+      gone_.insert(victim->id);
+      preempt.push_back(victim->id);
+      // Shared blocks may stay with another sequence: count only what surely comes back.
+      free_ += victim->blocks - victim->shared_blocks;
+    }
+    free_ -= lacking;
+    planned_.insert(sequence.id);
+    return true;
+  }
+
+  /// The most tokens, up to `tokens`, whose blocks are there without taking any from others.
+  [[nodiscard]] std::uint32_t fit(const Sequence& sequence, std::uint32_t tokens) const {
+    return std::min(tokens, (sequence.blocks + free_) * budget_.block_size);
+  }
+
+ private:
+  /// The last of those behind `sequence` that hold blocks and are not in this step: held ones first.
+  [[nodiscard]] const Sequence* last_behind(const Sequence& sequence) const {
+    const Sequence* last = nullptr;
+    for (auto place = state_.running.rbegin(); place != state_.running.rend(); ++place) {
+      const Sequence& other = state_.at(place->second);
+      if (other.phase != Sequence::Phase::kRunning || gone_.contains(other.id) || planned_.contains(other.id))
+        continue;
+      if (other.blocks == 0 || other.id == sequence.id) continue;
+      if (other.held) return &other;  // its client is not reading: nobody notices
+      if (last == nullptr && other.arrival > sequence.arrival) last = &other;
+    }
+    return last;
+  }
+
+  const SchedulerState& state_;
+  const Budget& budget_;
+  std::uint32_t free_;
+  std::unordered_set<SequenceId> gone_, planned_;
+};
+
+}  // namespace
+
+StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
+  StepDecision decision;
+  Memory memory(state, budget);
+  std::uint32_t tokens_left = budget.max_batched_tokens;
+
+  for (const auto& [arrival, id] : state.running) {
+    const Sequence& sequence = state.at(id);
+    if (tokens_left == 0) break;
+    if (!ready(sequence) || !sequence.decodes() || memory.gave_up(id)) continue;
+    if (!memory.reserve(sequence, sequence.computed + 1, decision.preempt)) continue;
+    --tokens_left;
+    decision.sequences.push_back({.id = id,
+                                  .first_position = sequence.computed,
+                                  .token_count = 1,
+                                  .samples = true,
+                                  .token_from_row = sequence.sampling > 0});
+  }
+
+  for (const auto& [arrival, id] : state.running) {
+    const Sequence& sequence = state.at(id);
+    if (tokens_left == 0) break;
+    if (!ready(sequence) || sequence.decodes() || memory.gave_up(id)) continue;
+    const std::uint32_t wanted = std::min(sequence.length() - sequence.computed, tokens_left);
+    std::uint32_t end = memory.fit(sequence, sequence.computed + wanted);
+    if (end <= sequence.computed) end = sequence.computed + 1;  // one token, at another's cost
+    if (!memory.reserve(sequence, end, decision.preempt)) continue;
+    const std::uint32_t count = end - sequence.computed;
+    tokens_left -= count;
+    decision.sequences.push_back({.id = id,
+                                  .first_position = sequence.computed,
+                                  .token_count = count,
+                                  .samples = end == sequence.length() && sequence.params.max_tokens > 0,
+                                  .token_from_row = false});
+  }
+  return decision;
+}
+
+std::vector<SequenceId> choose_admissions(const SchedulerState& state, const Budget& budget) {
+  std::vector<SequenceId> chosen;
+  std::uint64_t promised = 0;
+  std::size_t admitted = 0;
+  for (const auto& [arrival, id] : state.running) {
+    const Sequence& sequence = state.at(id);
+    ++admitted;
+    const std::uint32_t total = blocks_for(sequence.length() + 1, budget.block_size);
+    promised += total > sequence.blocks ? total - sequence.blocks : 0;
+  }
+  std::size_t rows = state.free_rows.size();
+  for (const auto& [arrival, id] : state.waiting) {
+    const Sequence& sequence = state.at(id);
+    if (rows == 0) break;
+    if (sequence.steps_in_flight > 0) break;  // a token of its earlier life is still to come
+    if (sequence.held) continue;
+    const std::uint32_t need = blocks_for(sequence.length() + 1, budget.block_size);
+    // Alone it may use everything; beside others it leaves each a block to grow into.
+    const std::uint64_t spare = admitted == 0 ? 0 : admitted + 1;
+    const std::uint32_t bounded = std::min(need, budget.total_blocks);
+    if (promised + bounded + spare > budget.free_blocks && !(admitted == 0 && bounded <= budget.free_blocks))
+      break;
+    promised += bounded;
+    ++admitted;
+    --rows;
+    chosen.push_back(id);
+  }
+  return chosen;
+}
+
+}  // namespace spillway::actors

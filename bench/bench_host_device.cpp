@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The host device alone, without actors: time to first token and decode rate of a model file, and where the
+// time goes. One JSON line a case. The limit beside a decode line is the packed weight bytes read once a step
+// at the bandwidth given (GB/s, measured elsewhere), 0: none printed.
+//
+// bench_host_device MODEL [--threads N] [--cpu-target T] [--kv fp32|fp16|bf16|q8_0] [--only SUBSTRING]
+// [--gbps X]
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gpu/host/host_device.hpp"
+#include "model/loader.hpp"
+
+namespace {
+
+using namespace spillway;
+using namespace spillway::gpu;
+using namespace spillway::gpu::host;
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+class Waiter : public CompletionSink {
+ public:
+  void on_step_complete(Ticket ticket) noexcept override { done_.store(ticket), done_.notify_all(); }
+  void on_copy_complete(Ticket) noexcept override {}
+  void wait(Ticket ticket) {
+    for (Ticket seen = done_.load(); seen < ticket; seen = done_.load()) done_.wait(seen);
+  }
+
+ private:
+  std::atomic<Ticket> done_{0};
+};
+
+struct Bench {
+  HostDevice& device;
+  Waiter& waiter;
+  std::uint32_t block_size, max_batched;
+  std::uint64_t step = 0;
+
+  void run(StepPlan plan) {
+    plan.step = ++step;
+    Result<Ticket> ticket = device.submit(std::move(plan));
+    if (!ticket) {
+      std::fprintf(stderr, "%s\n", ticket.error().message.c_str());
+      std::exit(1);
+    }
+    waiter.wait(*ticket);
+    const StepResult result = device.take(*ticket);
+    if (result.failed) {
+      std::fprintf(stderr, "%s\n", result.message.c_str());
+      std::exit(1);
+    }
+  }
+
+  void add_sequence(StepPlan& plan, std::uint32_t row, std::uint32_t position, std::uint32_t count,
+                    bool samples, std::uint32_t blocks_each) {
+    SequenceStep s;
+    s.row = RowId{row};
+    s.first_position = position;
+    s.token_count = count;
+    s.token_offset = static_cast<std::uint32_t>(plan.tokens.size());
+    s.block_offset = static_cast<std::uint32_t>(plan.block_table.size());
+    s.block_count = (position + count + block_size - 1) / block_size;
+    s.samples = samples;
+    for (std::uint32_t i = 0; i < count; ++i)
+      plan.tokens.push_back(static_cast<TokenId>((position + i) * 7 % 1000 + row));
+    for (std::uint32_t b = 0; b < s.block_count; ++b)
+      plan.block_table.push_back(BlockId{row * blocks_each + b});
+    if (position == 0) {
+      RowInit init;
+      init.row = s.row;
+      init.params.temperature = 0;
+      plan.row_inits.push_back(init);
+    }
+    plan.sequences.push_back(s);
+  }
+
+  /// Gives rows [1, batch) the KV of row 0, so that only one prompt needs computing.
+  void copy_row(std::uint32_t batch, std::uint32_t blocks, std::uint32_t blocks_each) {
+    for (std::uint32_t row = 1; row < batch; ++row) {
+      CopyPlan plan;
+      for (std::uint32_t b = 0; b < blocks; ++b)
+        plan.blocks.push_back({BlockId{b}, BlockId{row * blocks_each + b}});
+      if (!device.copy(std::move(plan)).ok()) std::exit(1);
+    }
+  }
+
+  void prefill(std::uint32_t row, std::uint32_t tokens, std::uint32_t blocks_each) {
+    for (std::uint32_t done = 0; done < tokens;) {
+      const std::uint32_t count = std::min(max_batched, tokens - done);
+      StepPlan plan;
+      add_sequence(plan, row, done, count, done + count == tokens, blocks_each);
+      run(std::move(plan));
+      done += count;
+    }
+  }
+};
+
+std::string phases(const std::array<std::int64_t, kPhases>& before,
+                   const std::array<std::int64_t, kPhases>& after, double per) {
+  std::string out = "{";
+  for (std::size_t i = 0; i < kPhases; ++i) {
+    char text[64];
+    std::snprintf(text, sizeof text, "%s\"%s\": %.3f", i == 0 ? "" : ", ", to_string(static_cast<Phase>(i)),
+                  static_cast<double>(after[i] - before[i]) * 1e-6 / per);
+    out += text;
+  }
+  return out + "}";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  HostOptions host;
+  host.phase_sums = true;
+  DeviceOptions options;
+  std::string model_path, only;
+  double gbps = 0;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    const auto value = [&] { return std::string(i + 1 < argc ? argv[++i] : ""); };
+    if (arg == "--threads")
+      host.threads = static_cast<std::uint32_t>(std::stoul(value()));
+    else if (arg == "--only")
+      only = value();
+    else if (arg == "--gbps")
+      gbps = std::stod(value());
+    else if (arg == "--cpu-target") {
+      Result<CpuTarget> target = parse_cpu_target(value());
+      if (!target) return std::fprintf(stderr, "%s\n", target.error().message.c_str()), 2;
+      host.cpu_target = *target;
+    } else if (arg == "--kv") {
+      const std::string kv = value();
+      options.kv_dtype = kv == "fp32"   ? KvDType::kF32
+                         : kv == "bf16" ? KvDType::kBF16
+                         : kv == "q8_0" ? KvDType::kQ8_0
+                                        : KvDType::kF16;
+    } else if (arg == "--block-size")
+      options.block_size = static_cast<std::uint32_t>(std::stoul(value()));
+    else
+      model_path = arg;
+  }
+  if (model_path.empty()) return std::fprintf(stderr, "usage: bench_host_device MODEL [options]\n"), 2;
+  Result<model::Model> model = model::Model::load(model_path);
+  if (!model) return std::fprintf(stderr, "%s\n", model.error().message.c_str()), 2;
+  options.kv_cache_memory_bytes = std::size_t{3} << 30;
+  options.max_model_len = 8192;
+  const double load_begin = now_s();
+  Result<std::unique_ptr<Device>> created =
+      HostDevice::create(model->spec(), model->weights(), options, host,
+                         [&](const model::TensorView& view) { model->release_pages(view); });
+  if (!created) return std::fprintf(stderr, "%s\n", created.error().message.c_str()), 2;
+  auto& device = static_cast<HostDevice&>(**created);
+  Waiter waiter;
+  device.set_sink(&waiter);
+  std::printf("{\"device\": \"%s\", \"load_ms\": %.0f, \"weight_mb\": %.1f, \"activation_mb\": %.1f}\n",
+              device.info().name.c_str(), (now_s() - load_begin) * 1e3,
+              static_cast<double>(device.weight_bytes()) * 1e-6,
+              static_cast<double>(device.activation_bytes()) * 1e-6);
+  Bench bench{device, waiter, options.block_size, options.max_num_batched_tokens};
+  const auto wanted = [&](const std::string& name) { return name.find(only) != std::string::npos; };
+
+  for (const std::uint32_t tokens : {512u, 2048u}) {
+    const std::string name = "prefill " + std::to_string(tokens);
+    if (!wanted(name)) continue;
+    double best = 1e30;
+    std::string split;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      const auto before = device.phase_sums_ns();
+      const double begin = now_s();
+      bench.prefill(0, tokens, tokens / options.block_size);
+      const double seconds = now_s() - begin;
+      if (seconds >= best) continue;
+      best = seconds;
+      split = phases(before, device.phase_sums_ns(), 1);
+    }
+    std::printf("{\"case\": \"%s\", \"ttft_ms\": %.1f, \"tok_per_s\": %.0f, \"phase_ms\": %s}\n",
+                name.c_str(), best * 1e3, tokens / best, split.c_str());
+    std::fflush(stdout);
+  }
+  for (const auto& [batch, context] : std::vector<std::pair<std::uint32_t, std::uint32_t>>{
+           {1, 64}, {1, 1024}, {4, 64}, {16, 64}, {16, 1024}, {64, 64}, {64, 256}}) {
+    const std::string name = "decode batch " + std::to_string(batch) + " context " + std::to_string(context);
+    if (!wanted(name)) continue;
+    const std::uint32_t steps = batch == 1    ? 64
+                                : batch <= 16 ? 16
+                                              : 8,
+                        blocks = (context + steps + 15) / 16 + 1;
+    for (std::uint32_t row = 0; row < batch; ++row) bench.prefill(row, row == 0 ? context : 1, blocks);
+    bench.copy_row(batch, (context + options.block_size - 1) / options.block_size, blocks);
+    double total = 1e30;
+    std::string split;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      const auto before = device.phase_sums_ns();
+      const double begin = now_s();
+      for (std::uint32_t i = 0; i < steps; ++i) {
+        StepPlan plan;
+        for (std::uint32_t row = 0; row < batch; ++row)
+          bench.add_sequence(plan, row, context + i, 1, true, blocks);
+        for (SequenceStep& s : plan.sequences) s.token_from_row = true;
+        bench.run(std::move(plan));
+      }
+      const double seconds = now_s() - begin;
+      if (seconds >= total) continue;
+      total = seconds;
+      split = phases(before, device.phase_sums_ns(), steps);
+    }
+    const double step_ms = total / steps * 1e3;
+    std::printf("{\"case\": \"%s\", \"step_ms\": %.3f, \"tok_per_s\": %.1f, \"phase_ms\": %s", name.c_str(),
+                step_ms, batch * steps / total, split.c_str());
+    if (gbps > 0)
+      std::printf(", \"share_of_weight_limit\": %.2f",
+                  static_cast<double>(device.weight_bytes()) / (gbps * 1e6) / step_ms);
+    std::printf("}\n");
+    std::fflush(stdout);
+  }
+  return 0;
+}

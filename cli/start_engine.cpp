@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/start_engine.hpp"
+
+#include <cstdio>
+#include <utility>
+
+#include "cli/log.hpp"
+#include "cli/stats.hpp"
+#include "cli/values.hpp"
+
+namespace spillway::cli {
+
+Result<std::unique_ptr<Engine>> start_engine(EngineOptions options) {
+  // Our reader is a terminal, a file or a pipe: a pager that nobody scrolls is no reason to cut the answer.
+  options.stall_limit = std::chrono::hours(24 * 365);
+  const double start_s = seconds_since_process_start();
+  Result<std::unique_ptr<Engine>> engine = Engine::create(std::move(options));
+  if (!engine) return engine;
+  const model::Model& model = (*engine)->model();
+  const gpu::DeviceInfo& device = (*engine)->device();
+  char seconds[16];
+  std::snprintf(seconds, sizeof seconds, "%.2f s", seconds_since_process_start() - start_s);
+  log_info(model.path().string() + ": " + model.spec().architecture + ", weights of " +
+           bytes_text(model.weight_bytes()) + ", ready in " + seconds);
+  log_info(device.name + ": KV cache of " + std::to_string(device.num_blocks) + " blocks, " +
+           bytes_text(std::uint64_t{device.num_blocks} * device.kv_block_bytes) + "; sequences of up to " +
+           std::to_string((*engine)->max_model_len()) + " tokens");
+  return engine;
+}
+
+}  // namespace spillway::cli

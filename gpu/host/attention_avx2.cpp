@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#define SPW_VEC_TARGET 1
+#include "gpu/host/attention_kernels.inl"
+
+namespace spillway::gpu::host {
+
+const AttentionKernels* attention_kernels_avx2() noexcept { return &kKernels; }
+
+}  // namespace spillway::gpu::host

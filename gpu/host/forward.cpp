@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/host/forward.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+namespace spillway::gpu::host {
+namespace {
+
+std::size_t max_rows_for(bool used, std::size_t rows) { return used ? rows : 0; }
+
+/// Rows claimed at a time: enough that the claim is cheap, few enough that the last claim is short.
+constexpr std::uint32_t kRowsPerClaim = 4;
+
+}  // namespace
+
+Forward::Input::Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision)
+    : rows(max_rows * columns), quantized(quantizes ? max_rows : 0, quantizes ? columns : 0), cols(columns) {
+  if (quantizes && max_rows > 0) quantized.set_cols(columns, precision);
+}
+
+namespace {
+
+// int8 is too coarse for what comes out of a norm or of the MLP's gate: a few large values take the steps of
+// their 31 neighbours. What attention gives is even. Measured on SmolLM2: docs/decisions/008.
+constexpr Precision kNormedPrecision = Precision::kInt16;
+constexpr Precision kAttendedPrecision = Precision::kInt8;
+constexpr Precision kActivatedPrecision = Precision::kInt16;
+
+bool any_quantized(const HostModel& model, PackedProduct HostLayer::*product) {
+  return std::any_of(model.layers.begin(), model.layers.end(),
+                     [product](const HostLayer& layer) { return (layer.*product).needs_quantized(); });
+}
+
+}  // namespace
+
+Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget target,
+                 const ForwardLimits& limits)
+    : model_(model),
+      layout_(layout),
+      matmul_kernels_(matmul_kernels(target)),
+      attention_kernels_(attention_kernels(target)),
+      row_kernels_(row_kernels(target)),
+      hidden_(static_cast<std::size_t>(model.spec.hidden_size)),
+      q_size_(static_cast<std::size_t>(model.spec.q_size())),
+      kv_size_(static_cast<std::size_t>(model.spec.kv_size())),
+      inner_(static_cast<std::size_t>(model.spec.intermediate_size)),
+      vocab_(static_cast<std::size_t>(model.spec.vocab_size)),
+      threads_(limits.threads),
+      x_(limits.max_tokens * hidden_),
+      y_(limits.max_tokens * hidden_),
+      qkv_(limits.max_tokens * (q_size_ + 2 * kv_size_)),
+      up_(limits.max_tokens * (model.spec.mlp == model::MlpKind::kGated ? 2 * inner_ : inner_)),
+      logits_(limits.max_samples * vocab_),
+      cosine_(limits.max_tokens * model.spec.rope.inv_freq.size()),
+      sine_(cosine_.size()),
+      normed_(limits.max_tokens, hidden_,
+              any_quantized(model, &HostLayer::qkv) || any_quantized(model, &HostLayer::up) ||
+                  model.lm_head.needs_quantized() || model.project_out.needs_quantized(),
+              kNormedPrecision),
+      attended_(limits.max_tokens, q_size_, any_quantized(model, &HostLayer::o), kAttendedPrecision),
+      activated_(limits.max_tokens, inner_, any_quantized(model, &HostLayer::down), kActivatedPrecision),
+      embedded_(max_rows_for(!model.project_in.empty() || !model.project_out.empty(), limits.max_tokens),
+                static_cast<std::size_t>(model.spec.embedding_size),
+                model.project_in.needs_quantized() || model.lm_head.needs_quantized(), kNormedPrecision) {
+  const std::uint32_t group = static_cast<std::uint32_t>(model.spec.num_heads) / layout.num_kv_heads;
+  scratch_.reserve(threads_);
+  for (std::uint32_t i = 0; i < threads_; ++i) scratch_.emplace_back(layout, group);
+  tokens_.reserve(limits.max_tokens);
+  sampled_.reserve(limits.max_samples);
+}
+
+std::size_t Forward::activation_bytes() const noexcept {
+  const std::size_t floats = x_.size() + y_.size() + qkv_.size() + up_.size() + logits_.size() +
+                             cosine_.size() + sine_.size() + normed_.rows.size() + attended_.rows.size() +
+                             activated_.rows.size() + embedded_.rows.size();
+  return floats * sizeof(float) + normed_.quantized.bytes() + attended_.quantized.bytes() +
+         activated_.quantized.bytes() + embedded_.quantized.bytes();
+}
+
+void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
+  tokens_.clear();
+  sampled_.clear();
+  spans_.clear();
+  std::vector<AttentionSpan>& spans = spans_;
+  tokens_.resize(plan.tokens.size());
+  for (std::uint32_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceStep& sequence = plan.sequences[s];
+    const BlockId* blocks = plan.block_table.data() + sequence.block_offset;
+    for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
+      const std::uint32_t position = sequence.first_position + i;
+      TokenPlace& place = tokens_[sequence.token_offset + i];
+      place = {tokens[sequence.token_offset + i], position, blocks[position / layout_.block_size],
+               position % layout_.block_size};
+    }
+    spans.push_back({sequence.first_position, sequence.token_count, sequence.token_offset,
+                     sequence.token_offset, blocks});
+    if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
+  }
+  AttentionGeometry geometry;
+  geometry.num_heads = static_cast<std::uint32_t>(model_.spec.num_heads);
+  geometry.window = static_cast<std::uint32_t>(model_.spec.sliding_window);
+  geometry.threads = threads_;
+  attention_plan_.build(spans, layout_, geometry);
+  // The last layer's output is read only where a token is drawn.
+  spans.clear();
+  for (std::uint32_t i = 0; i < sampled_.size(); ++i) {
+    const SequenceStep& sequence = plan.sequences[sampled_[i].sequence];
+    const BlockId* blocks = plan.block_table.data() + sequence.block_offset;
+    spans.push_back(
+        {sequence.first_position + sequence.token_count - 1, 1, sampled_[i].token_row, i, blocks});
+  }
+  last_attention_plan_.build(spans, layout_, geometry);
+}
+
+template <class F>
+void Forward::for_rows(TeamMember& member, std::uint32_t rows, F&& f) {
+  const std::uint32_t claims = (rows + kRowsPerClaim - 1) / kRowsPerClaim;
+  if (claims <= member.size()) {  // few rows: one each
+    const auto [begin, end] = member.share(rows);
+    for (std::uint32_t row = begin; row < end; ++row) f(row);
+    return;
+  }
+  member.for_chunks(claims, [&](std::uint32_t claim) {
+    const std::uint32_t end = std::min(rows, (claim + 1) * kRowsPerClaim);
+    for (std::uint32_t row = claim * kRowsPerClaim; row < end; ++row) f(row);
+  });
+}
+
+void Forward::normalize(const HostNorm& norm, const float* x, float* out) const {
+  const model::ModelSpec& spec = model_.spec;
+  if (norm.weight.empty()) {
+    if (x != out) std::copy_n(x, hidden_, out);
+  } else if (spec.norm == model::NormKind::kRms) {
+    row_kernels_.rms_norm(x, norm.weight.data(), spec.norm_eps, out, hidden_);
+  } else {
+    row_kernels_.layer_norm(x, norm.weight.data(), norm.bias.empty() ? nullptr : norm.bias.data(),
+                            spec.norm_eps, out, hidden_);
+  }
+}
+
+void Forward::finish_input(Input& input, const PackedProduct& product, std::uint32_t row) {
+  if (product.needs_quantized()) input.quantized.quantize_row(matmul_kernels_, input.row(row), row);
+}
+
+void Forward::multiply(TeamMember& member, const PackedProduct& product, const Input& input,
+                       std::uint32_t rows, float* y, std::size_t y_stride) {
+  Activations activations;
+  if (product.needs_quantized()) activations.quantized = &input.quantized;
+  activations.x = input.rows.data();
+  activations.x_stride = input.cols;
+  matmul(member, matmul_kernels_, product, activations, rows, y, y_stride);
+}
+
+void Forward::embed(TeamMember& member, PhaseTimer& timer) {
+  const model::ModelSpec& spec = model_.spec;
+  const auto rows = static_cast<std::uint32_t>(tokens_.size());
+  const bool projects = !model_.project_in.empty();
+  if (projects) {
+    for_rows(member, rows, [&](std::uint32_t row) {
+      model_.embedding().embed_row(static_cast<std::size_t>(tokens_[row].token), embedded_.row(row));
+      finish_input(embedded_, model_.project_in, row);
+    });
+    member.barrier();
+    multiply(member, model_.project_in, embedded_, rows, x_.data(), hidden_);
+    member.barrier();
+  }
+  const bool pre = spec.norm_place == model::NormPlace::kPre;
+  const std::size_t half = spec.rope.inv_freq.size();
+  for_rows(member, rows, [&](std::uint32_t row) {
+    const TokenPlace& place = tokens_[row];
+    float* x = x_.data() + row * hidden_;
+    if (!projects) model_.embedding().embed_row(static_cast<std::size_t>(place.token), x);
+    if (spec.position == model::PositionKind::kLearned) {
+      // normed_ serves as the place for the position's row; it is filled right after.
+      const std::size_t position = place.position + static_cast<std::size_t>(spec.position_offset);
+      model_.position_embedding.embed_row(position, normed_.row(row));
+      row_kernels_.add(x, normed_.row(row), hidden_);
+    } else {
+      for (std::size_t i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(place.position) * spec.rope.inv_freq[i];
+        cosine_[row * half + i] = std::cos(angle);
+        sine_[row * half + i] = std::sin(angle);
+      }
+    }
+    normalize(pre ? model_.layers[0].attn_norm : HostNorm{}, x, normed_.row(row));
+    finish_input(normed_, model_.layers[0].qkv, row);
+  });
+  timer.mark(member, Phase::kRows);
+}
+
+void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool) {
+  const model::ModelSpec& spec = model_.spec;
+  const HostLayer& weights = model_.layers[layer];
+  const auto head_dim = static_cast<std::size_t>(spec.head_dim);
+  const std::size_t half = spec.rope.inv_freq.size(), stride = q_size_ + 2 * kv_size_;
+  const float q_scale = spec.attention_scale * kLog2E;
+  for_rows(member, static_cast<std::uint32_t>(tokens_.size()), [&](std::uint32_t row) {
+    const TokenPlace& place = tokens_[row];
+    float* q = qkv_.data() + row * stride;
+    float* k = q + q_size_;
+    const float* v = k + kv_size_;
+    const auto turn = [&](float* heads, std::size_t size, const std::vector<float>& norm) {
+      for (float* head = heads; head < heads + size; head += head_dim) {
+        if (!norm.empty()) row_kernels_.rms_norm(head, norm.data(), spec.norm_eps, head, head_dim);
+        if (half > 0) row_kernels_.rotate(head, cosine_.data() + row * half, sine_.data() + row * half, half);
+      }
+    };
+    turn(q, q_size_, weights.q_norm);
+    turn(k, kv_size_, weights.k_norm);
+    row_kernels_.scale(q, q_scale, q_size_);
+    std::byte* block = pool + static_cast<std::size_t>(place.block) * layout_.block_bytes;
+    for (std::uint32_t h = 0; h < layout_.num_kv_heads; ++h) {
+      attention_kernels_.write_kv(layout_, block + layout_.k_offset(layer, h),
+                                  block + layout_.v_offset(layer, h), place.slot, k + h * head_dim,
+                                  v + h * head_dim);
+    }
+  });
+}
+
+void Forward::close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
+                          const PackedProduct& product) {
+  float* x = x_.data() + row * hidden_;
+  row_kernels_.add(x, y_.data() + row * hidden_, hidden_);
+  if (model_.spec.norm_place == model::NormPlace::kPost) {
+    normalize(own, x, x);
+    next = nullptr;
+  }
+  if (next != nullptr) {
+    normalize(*next, x, normed_.row(row));
+  } else {
+    std::copy_n(x, hidden_, normed_.row(row));
+  }
+  finish_input(normed_, product, row);
+}
+
+void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer) {
+  const HostLayer& weights = model_.layers[layer];
+  const bool last = layer + 1 == model_.layers.size();
+  const std::size_t stride = q_size_ + 2 * kv_size_;
+  const auto all_rows = static_cast<std::uint32_t>(tokens_.size());
+  multiply(member, weights.qkv, normed_, all_rows, qkv_.data(), stride);
+  member.barrier();
+  timer.mark(member, Phase::kMatmul);
+  write_kv(member, layer, pool);
+  if (last && sampled_.empty()) return;
+  member.barrier();
+  timer.mark(member, Phase::kRows);
+
+  if (last && member.index() == 0) {  // from here on only the rows that sample; rising, so in place
+    for (std::size_t i = 0; i < sampled_.size(); ++i) {
+      if (sampled_[i].token_row == i) continue;
+      std::copy_n(x_.data() + sampled_[i].token_row * hidden_, hidden_, x_.data() + i * hidden_);
+    }
+  }
+  AttentionPlan& plan = last ? last_attention_plan_ : attention_plan_;
+  plan.run(member, attention_kernels_, pool, layer, qkv_.data(), stride, attended_.rows.data(), q_size_,
+           scratch_[member.index()].view());
+  member.barrier();
+  timer.mark(member, Phase::kAttention);
+
+  const std::uint32_t rows = last ? num_samples() : all_rows;
+  if (weights.o.needs_quantized()) {
+    for_rows(member, rows, [&](std::uint32_t row) { finish_input(attended_, weights.o, row); });
+    member.barrier();
+    timer.mark(member, Phase::kRows);
+  }
+  multiply(member, weights.o, attended_, rows, y_.data(), hidden_);
+  member.barrier();
+  timer.mark(member, Phase::kMatmul);
+  for_rows(member, rows,
+           [&](std::uint32_t row) { close_block(row, weights.attn_norm, &weights.mlp_norm, weights.up); });
+  member.barrier();
+  timer.mark(member, Phase::kRows);
+}
+
+void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t rows, PhaseTimer& timer) {
+  const model::ModelSpec& spec = model_.spec;
+  const HostLayer& weights = model_.layers[layer];
+  const bool last = layer + 1 == model_.layers.size();
+  const std::size_t stride = weights.up.rows();
+  multiply(member, weights.up, normed_, rows, up_.data(), stride);
+  member.barrier();
+  timer.mark(member, Phase::kMatmul);
+  for_rows(member, rows, [&](std::uint32_t row) {
+    const float* up = up_.data() + row * stride;
+    if (spec.mlp == model::MlpKind::kGated) {
+      row_kernels_.gated(spec.activation, up, up + inner_, activated_.row(row), inner_);
+    } else {
+      row_kernels_.activate(spec.activation, up, activated_.row(row), inner_);
+    }
+    finish_input(activated_, weights.down, row);
+  });
+  member.barrier();
+  timer.mark(member, Phase::kRows);
+  multiply(member, weights.down, activated_, rows, y_.data(), hidden_);
+  member.barrier();
+  timer.mark(member, Phase::kMatmul);
+  const HostNorm* next = last ? &model_.final_norm : &model_.layers[layer + 1].attn_norm;
+  const PackedProduct& product = !last                        ? model_.layers[layer + 1].qkv
+                                 : model_.project_out.empty() ? model_.lm_head
+                                                              : model_.project_out;
+  for_rows(member, rows, [&](std::uint32_t row) { close_block(row, weights.mlp_norm, next, product); });
+  member.barrier();
+  timer.mark(member, Phase::kRows);
+}
+
+void Forward::head(TeamMember& member, PhaseTimer& timer) {
+  const std::uint32_t rows = num_samples();
+  const Input* input = &normed_;
+  if (!model_.project_out.empty()) {
+    multiply(member, model_.project_out, normed_, rows, embedded_.rows.data(), embedded_.cols);
+    member.barrier();
+    for_rows(member, rows, [&](std::uint32_t row) { finish_input(embedded_, model_.lm_head, row); });
+    member.barrier();
+    input = &embedded_;
+  }
+  multiply(member, model_.lm_head, *input, rows, logits_.data(), vocab_);
+  member.barrier();
+  timer.mark(member, Phase::kLmHead);
+}
+
+void Forward::run(TeamMember& member, std::byte* pool, PhaseTimer& timer) {
+  timer.start(member);
+  embed(member, timer);
+  member.barrier();
+  for (std::uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
+    const bool last = layer + 1 == model_.layers.size();
+    attention_block(member, layer, pool, timer);
+    if (last && sampled_.empty()) return;
+    mlp_block(member, layer, last ? num_samples() : static_cast<std::uint32_t>(tokens_.size()), timer);
+  }
+  head(member, timer);
+}
+
+Result<void> validate_plan(const StepPlan& plan, const PlanLimits& limits) {
+  const auto refuse = [&plan](std::string what) {
+    return Error{Errc::kInvalidArgument, "step " + std::to_string(plan.step) + ": " + std::move(what)};
+  };
+  if (plan.sequences.empty()) return refuse("no sequences");
+  if (plan.tokens.size() > limits.max_num_batched_tokens) {
+    return refuse(std::to_string(plan.tokens.size()) + " tokens, max_num_batched_tokens is " +
+                  std::to_string(limits.max_num_batched_tokens));
+  }
+  if (plan.sequences.size() > limits.max_num_seqs) {
+    return refuse(std::to_string(plan.sequences.size()) + " sequences, max_num_seqs is " +
+                  std::to_string(limits.max_num_seqs));
+  }
+  for (const RowInit& init : plan.row_inits) {
+    if (static_cast<std::uint32_t>(init.row) >= limits.max_num_seqs)
+      return refuse("row_inits: row out of range");
+    for (const std::vector<TokenId>* list : {&init.prompt_tokens, &init.output_tokens}) {
+      for (const TokenId token : *list) {
+        if (token < 0 || static_cast<std::uint32_t>(token) >= limits.vocab_size) {
+          return refuse("row_inits: token " + std::to_string(token) + " is outside the vocabulary");
+        }
+      }
+    }
+  }
+  std::uint32_t next_token = 0;
+  for (std::size_t i = 0; i < plan.sequences.size(); ++i) {
+    const SequenceStep& s = plan.sequences[i];
+    const std::string name = "sequence " + std::to_string(i) + ": ";
+    if (static_cast<std::uint32_t>(s.row) >= limits.max_num_seqs) return refuse(name + "row out of range");
+    if (s.token_count == 0) return refuse(name + "token_count is 0");
+    if (s.token_offset != next_token) return refuse(name + "token_offset must follow the sequence before it");
+    if (s.token_count > plan.tokens.size() - next_token)
+      return refuse(name + "more tokens than the plan holds");
+    if (s.token_from_row && s.token_count != 1) return refuse(name + "token_from_row needs token_count = 1");
+    next_token += s.token_count;
+    const std::uint64_t end = std::uint64_t{s.first_position} + s.token_count;
+    if (end > limits.max_model_len) {
+      return refuse(name + "position " + std::to_string(end - 1) +
+                    " is beyond max_model_len = " + std::to_string(limits.max_model_len));
+    }
+    if (std::uint64_t{s.block_offset} + s.block_count > plan.block_table.size() ||
+        std::uint64_t{s.block_count} * limits.block_size < end) {
+      return refuse(name + "its blocks do not cover its tokens");
+    }
+    for (std::uint32_t t = 0; t < s.token_count && !s.token_from_row; ++t) {
+      const TokenId token = plan.tokens[s.token_offset + t];
+      if (token < 0 || static_cast<std::uint32_t>(token) >= limits.vocab_size) {
+        return refuse(name + "token " + std::to_string(token) + " is outside the vocabulary of " +
+                      std::to_string(limits.vocab_size));
+      }
+    }
+  }
+  if (next_token != plan.tokens.size()) return refuse("tokens that belong to no sequence");
+  for (const BlockId block : plan.block_table) {
+    if (static_cast<std::uint32_t>(block) >= limits.num_blocks) {
+      return refuse("block " + std::to_string(static_cast<std::uint32_t>(block)) + " of " +
+                    std::to_string(limits.num_blocks));
+    }
+  }
+  return {};
+}
+
+}  // namespace spillway::gpu::host

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Forward: one step through the transformer, executed by all members of a thread team together. Owns the
+// activations, sized once from the largest step; the KV pool and the weights belong to the device.
+//
+// Phases follow each other with a barrier between them; within one, rows, matrix chunks and attention items
+// are claimed by whoever is free. A row's values depend on its sequence alone, never on the rest of the
+// batch.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "gpu/host/attention.hpp"
+#include "gpu/host/host_model.hpp"
+#include "gpu/host/kv_pool.hpp"
+#include "gpu/host/phase_timer.hpp"
+#include "gpu/host/quantized_rows.hpp"
+#include "gpu/host/rows_kernels.hpp"
+#include "gpu/step_plan.hpp"
+
+namespace spillway::gpu::host {
+
+struct ForwardLimits {
+  std::uint32_t max_tokens = 0;   // in one step
+  std::uint32_t max_samples = 0;  // rows of logits in one step
+  std::uint32_t threads = 1;
+};
+
+class Forward {
+ public:
+  /// The model and the layout outlive this.
+  Forward(const HostModel& model, const KvLayout& layout, CpuTarget target, const ForwardLimits& limits);
+
+  /// Lays out the step. tokens[i] is the input at plan.tokens[i], with those that come from rows filled in.
+  /// The plan must be valid (see validate_plan) and outlive run(). One thread calls it.
+  void prepare(const StepPlan& plan, std::span<const TokenId> tokens);
+
+  /// Called by every member. KV entries are written and logits are complete when the last member returns.
+  void run(TeamMember& member, std::byte* pool, PhaseTimer& timer);
+
+  /// Sequences that sample, in the plan's order.
+  [[nodiscard]] std::uint32_t num_samples() const noexcept {
+    return static_cast<std::uint32_t>(sampled_.size());
+  }
+  [[nodiscard]] std::uint32_t sampled_sequence(std::uint32_t sample) const noexcept {
+    return sampled_[sample].sequence;
+  }
+  [[nodiscard]] std::span<float> logits(std::uint32_t sample) noexcept {
+    return {logits_.data() + sample * vocab_, vocab_};
+  }
+  [[nodiscard]] std::size_t activation_bytes() const noexcept;
+
+ private:
+  struct TokenPlace {
+    TokenId token = 0;
+    std::uint32_t position = 0;
+    BlockId block{};
+    std::uint32_t slot = 0;
+  };
+  struct Sample {
+    std::uint32_t sequence = 0;
+    std::uint32_t token_row = 0;
+  };
+  /// A product's input: fp32 rows, and int8 rows where the product wants them.
+  struct Input {
+    std::vector<float> rows;
+    QuantizedRows quantized;
+    std::size_t cols;
+    Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision);
+    [[nodiscard]] float* row(std::size_t i) noexcept { return rows.data() + i * cols; }
+  };
+
+  template <class F>
+  void for_rows(TeamMember& member, std::uint32_t rows, F&& f);
+  void normalize(const HostNorm& norm, const float* x, float* out) const;
+  void finish_input(Input& input, const PackedProduct& product, std::uint32_t row);
+  void multiply(TeamMember& member, const PackedProduct& product, const Input& input, std::uint32_t rows,
+                float* y, std::size_t y_stride);
+  void embed(TeamMember& member, PhaseTimer& timer);
+  void write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool);
+  void attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer);
+  void mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t rows, PhaseTimer& timer);
+  void head(TeamMember& member, PhaseTimer& timer);
+  /// x[row] takes in y[row]; then the row becomes the next product's input.
+  void close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
+                   const PackedProduct& product);
+
+  const HostModel& model_;
+  const KvLayout& layout_;
+  const MatmulKernels& matmul_kernels_;
+  const AttentionKernels& attention_kernels_;
+  const RowKernels& row_kernels_;
+  const std::size_t hidden_, q_size_, kv_size_, inner_, vocab_;
+  const std::uint32_t threads_;
+
+  std::vector<TokenPlace> tokens_;
+  std::vector<Sample> sampled_;
+  std::vector<AttentionSpan> spans_;
+  AttentionPlan attention_plan_, last_attention_plan_;  // all rows; only those that sample
+  std::vector<AttentionScratch> scratch_;               // [members]
+
+  std::vector<float> x_;              // [tokens, hidden] residual stream
+  std::vector<float> y_;              // [tokens, hidden] a block's output
+  std::vector<float> qkv_;            // [tokens, q + 2 kv]
+  std::vector<float> up_;             // [tokens, up rows]
+  std::vector<float> logits_;         // [samples, vocab]
+  std::vector<float> cosine_, sine_;  // [tokens, rotary / 2]
+  Input normed_;                      // [tokens, hidden]
+  Input attended_;                    // [tokens, q]
+  Input activated_;                   // [tokens, intermediate]
+  Input embedded_;                    // [tokens, embedding], only with project_in or project_out
+};
+
+/// Refuses a plan that breaks a limit, naming it: rows, tokens, positions, blocks, tables out of range.
+struct PlanLimits {
+  std::uint32_t max_num_seqs = 0;
+  std::uint32_t max_num_batched_tokens = 0;
+  std::uint32_t max_model_len = 0;
+  std::uint32_t num_blocks = 0;
+  std::uint32_t block_size = 0;
+  std::uint32_t vocab_size = 0;
+};
+[[nodiscard]] Result<void> validate_plan(const StepPlan& plan, const PlanLimits& limits);
+
+}  // namespace spillway::gpu::host

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The seam between portable code and the kernels, which are compiled once per CPU target with that target's
+// flags. Plain data only: nothing in here may become code in two translation units with different flags.
+//
+// Packed weights. Rows come in groups of 16 (the last one padded with zeros), so that a vector's lanes are 16
+// output rows and no kernel ever sums across lanes. Within a group, columns follow one another:
+//   quantized: tiles of 32 columns. w = d * u + m with u unsigned.
+//     kU4: 256 B; byte 64*j + 4*r + i holds column 4*j+i of row r in its low nibble, column 16+4*j+i in the
+//     high kU8: 512 B; byte 64*j + 4*r + i holds column 4*j+i of row r then 16 x fp16 d, then (only when
+//     has_min) 16 x fp16 m. Without has_min, m = -(1 << zero_shift) * d.
+//   floats: one column of 16 rows after the other, in the stored type.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spillway::gpu::host {
+
+inline constexpr std::size_t kGroupRows = 16;
+inline constexpr std::size_t kBlockCols = 32;
+/// Kernels may take as many groups at once: tasks of a multiple of it are done best.
+inline constexpr std::size_t kGroupsPerPass = 3;
+
+enum class Storage : std::uint8_t { kU4, kU8, kF32, kF16, kBF16 };
+
+/// How finely activations are cut: see quantized_rows.hpp.
+enum class Precision : std::uint8_t { kInt8, kInt16 };
+
+/// 32 activations of one row as integers q; see quantized_rows.hpp. One stream and one pointer a row for the
+/// kernels.
+struct QuantizedBlock {
+  std::int8_t values[kBlockCols];     // kInt8: q; kInt16: its upper byte, q = 256 * values + residuals
+  std::int8_t residuals[kBlockCols];  // kInt16 only
+  float scale;
+  float scaled_sum;           // scale * sum(q), for the m of a block of weights
+  std::int32_t negative_sum;  // -sum(q), for the zero point
+  std::int32_t unused;
+};
+
+/// Consecutive groups of one packed matrix times some rows of activations.
+struct MatmulTask {
+  const std::byte* groups = nullptr;
+  std::size_t group_bytes = 0;  // from one group to the next
+  std::size_t group_count = 0;
+  std::size_t outputs = 0;  // rows of the matrix in these groups: 16 * group_count, less the padding
+  std::size_t cols = 0;
+  std::uint8_t zero_shift = 0;                // quantized without has_min
+  const QuantizedBlock* quantized = nullptr;  // quantized weights: [rows, cols / 32], contiguous
+  Precision precision = Precision::kInt8;     // of `quantized`
+  const float* x = nullptr;                   // float weights: [rows, cols], row stride x_stride
+  std::size_t x_stride = 0;
+  std::size_t rows = 0;         // activation rows
+  const float* bias = nullptr;  // [outputs] or null
+  float* y = nullptr;           // [rows, outputs], row stride y_stride
+  std::size_t y_stride = 0;
+};
+
+/// One target's kernels. For each (row, output) the sequence of operations is the same whatever the task's
+/// shape, so a result does not depend on batch, chunk or thread count.
+struct MatmulKernels {
+  using Product = void (*)(const MatmulTask&);
+  Product u4 = nullptr;      // m from zero_shift
+  Product u4_min = nullptr;  // m stored
+  Product u8 = nullptr;
+  Product u8_min = nullptr;
+  Product f32 = nullptr;
+  Product f16 = nullptr;
+  Product bf16 = nullptr;
+  /// blocks [cols / 32]
+  void (*quantize_row)(const float* x, std::size_t cols, Precision precision,
+                       QuantizedBlock* blocks) = nullptr;
+};
+
+extern const MatmulKernels kScalarMatmulKernels;
+extern const MatmulKernels kAvx2MatmulKernels;
+extern const MatmulKernels kAvx512VnniMatmulKernels;
+
+}  // namespace spillway::gpu::host

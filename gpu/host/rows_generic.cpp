@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#define SPW_VEC_TARGET 0
+#include "gpu/host/rows_kernels.inl"
+
+namespace spillway::gpu::host {
+
+const RowKernels* row_kernels_generic() noexcept { return &kKernels; }
+
+}  // namespace spillway::gpu::host

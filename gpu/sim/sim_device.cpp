@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/sim/sim_device.hpp"
+
+#include <algorithm>
+
+#include "runtime/check.hpp"
+
+namespace spillway::gpu {
+namespace {
+
+constexpr std::uint64_t kSeed = 0x243f6a8885a308d3ULL;
+
+// SplitMix64's output function (Steele, Lea, Flood 2014).
+constexpr std::uint64_t mix(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15ULL;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
+constexpr std::uint64_t kv_value(std::uint64_t before, TokenId token, std::uint32_t position) {
+  return mix(before ^ mix((std::uint64_t{position} << 32) | static_cast<std::uint32_t>(token)));
+}
+
+constexpr std::uint64_t attend(std::uint64_t sum, std::uint64_t value) { return mix(sum + value); }
+
+TokenId sample(std::uint64_t attended, const model::SamplingParams& params, std::uint32_t choice,
+               std::uint32_t output_index, std::int32_t vocab_size) {
+  if (!params.greedy()) attended ^= mix(params.seed ^ mix((std::uint64_t{choice} << 32) | output_index));
+  return static_cast<TokenId>(mix(attended) % static_cast<std::uint64_t>(vocab_size));
+}
+
+}  // namespace
+
+SimDevice::SimDevice(DeviceOptions options, std::size_t kv_bytes_per_token, std::int32_t vocab_size,
+                     TimingProfile profile, SimFaults faults, SimEnvironment environment)
+    : options_(options),
+      vocab_size_(vocab_size),
+      profile_(profile),
+      faults_(faults),
+      environment_(std::move(environment)),
+      rows_(options.max_num_seqs) {
+  info_.name = "sim";
+  info_.kv_block_bytes = kv_bytes_per_token * options.block_size;
+  info_.num_blocks = static_cast<std::uint32_t>(options.kv_cache_memory_bytes / info_.kv_block_bytes);
+  memory_.resize(std::size_t{info_.num_blocks} * options.block_size);
+}
+
+bool SimDevice::chance(double probability) {
+  return probability > 0 && static_cast<double>(environment_.random() >> 11) * 0x1p-53 < probability;
+}
+
+std::uint64_t& SimDevice::slot(const StepPlan& plan, const SequenceStep& sequence, std::uint32_t position) {
+  const std::uint32_t index = position / options_.block_size;
+  SPW_CHECK(index < sequence.block_count);
+  const auto block = static_cast<std::uint32_t>(plan.block_table[sequence.block_offset + index]);
+  return memory_[std::size_t{block} * options_.block_size + position % options_.block_size];
+}
+
+std::string SimDevice::wrong_with(const StepPlan& plan) const {
+  if (plan.sequences.empty()) return "the step is empty";
+  if (plan.total_tokens() > options_.max_num_batched_tokens) {
+    return "the step has " + std::to_string(plan.total_tokens()) + " tokens; the limit is " +
+           std::to_string(options_.max_num_batched_tokens);
+  }
+  std::vector<bool> used(rows_.size());
+  for (const SequenceStep& sequence : plan.sequences) {
+    const auto row = static_cast<std::uint32_t>(sequence.row);
+    if (row >= rows_.size()) return "row " + std::to_string(row) + " does not exist";
+    if (used[row]) return "row " + std::to_string(row) + " is used twice";
+    used[row] = true;
+    const std::uint32_t end = sequence.first_position + sequence.token_count;
+    if (sequence.token_count == 0) return "a sequence has no tokens";
+    if (options_.max_model_len != 0 && end > options_.max_model_len)
+      return "a sequence is longer than max_model_len";
+    if (std::uint64_t{sequence.block_count} * options_.block_size < end) return "a block table is too short";
+    if (sequence.token_offset + sequence.token_count > plan.tokens.size()) return "tokens are missing";
+    if (sequence.block_offset + sequence.block_count > plan.block_table.size())
+      return "block table entries are missing";
+  }
+  for (const BlockId block : plan.block_table) {
+    if (static_cast<std::uint32_t>(block) >= info_.num_blocks) return "a block is outside the pool";
+  }
+  return {};
+}
+
+std::int64_t SimDevice::duration_ns(const StepPlan& plan) const {
+  std::int64_t ns = profile_.step_ns;
+  for (const SequenceStep& sequence : plan.sequences) {
+    ns += sequence.token_count > 1 ? profile_.prefill_token_ns * sequence.token_count
+                                   : profile_.decode_sequence_ns;
+    ns += profile_.attended_token_ns * sequence.first_position;
+  }
+  return ns;
+}
+
+Result<Ticket> SimDevice::submit(StepPlan plan) {
+  if (steps_.size() >= options_.max_steps_in_flight) {
+    return Error{Errc::kQueueFull, std::to_string(steps_.size()) + " steps are in flight, the most allowed"};
+  }
+  if (std::string wrong = wrong_with(plan); !wrong.empty())
+    return Error{Errc::kInvalidArgument, std::move(wrong)};
+  std::int64_t start = std::max(environment_.now_ns(), compute_free_ns_);
+  if (const auto fence = copy_end_ns_.find(plan.wait_for_copy); fence != copy_end_ns_.end()) {
+    start = std::max(start, fence->second);
+  }
+  compute_free_ns_ = start + duration_ns(plan);
+  const Ticket ticket = ++last_step_;
+  step_end_ns_[ticket] = compute_free_ns_;
+  steps_.push_back(std::move(plan));
+  environment_.call_at(compute_free_ns_, [this, ticket] {
+    const StepPlan done = std::move(steps_.front());
+    steps_.pop_front();
+    step_end_ns_.erase(ticket);
+    ++steps_done_;
+    results_.emplace(ticket, execute(done));
+    sink_->on_step_complete(ticket);
+  });
+  return ticket;
+}
+
+StepResult SimDevice::execute(const StepPlan& plan) {
+  StepResult result{.step = plan.step, .device_ns = duration_ns(plan)};
+  for (const RowInit& init : plan.row_inits) {
+    rows_[static_cast<std::uint32_t>(init.row)] = {init.params, init.choice, -1};
+  }
+  if (chance(faults_.step_fails)) {
+    result.failed = true;
+    result.message = "injected fault";
+    // What a failed step leaves behind is undefined: make it visibly wrong.
+    for (const SequenceStep& sequence : plan.sequences) {
+      for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
+        slot(plan, sequence, sequence.first_position + i) = mix(environment_.random());
+      }
+    }
+    return result;
+  }
+  for (std::uint32_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequenceStep& sequence = plan.sequences[s];
+    Row& row = rows_[static_cast<std::uint32_t>(sequence.row)];
+    for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
+      const std::uint32_t position = sequence.first_position + i;
+      const TokenId token = sequence.token_from_row ? row.last : plan.tokens[sequence.token_offset + i];
+      const std::uint64_t before = position == 0 ? kSeed : slot(plan, sequence, position - 1);
+      slot(plan, sequence, position) = kv_value(before, token, position);
+    }
+    if (!sequence.samples) continue;
+    std::uint64_t attended = kSeed;
+    for (std::uint32_t p = 0; p < sequence.first_position + sequence.token_count; ++p) {
+      attended = attend(attended, slot(plan, sequence, p));
+    }
+    row.last = sample(attended, row.params, row.choice, sequence.output_index, vocab_size_);
+    SampledToken sampled{.sequence_index = s, .token = row.last};
+    if (row.params.logprobs >= 0) {
+      sampled.logprob = -1.0f;
+      for (std::int32_t k = 0; k < row.params.logprobs; ++k)
+        sampled.top.push_back({k, -1.0f - static_cast<float>(k)});
+    }
+    result.tokens.push_back(std::move(sampled));
+  }
+  return result;
+}
+
+StepResult SimDevice::take(Ticket ticket) {
+  auto found = results_.extract(ticket);
+  SPW_CHECK(!found.empty());
+  return std::move(found.mapped());
+}
+
+Result<Ticket> SimDevice::copy(CopyPlan plan) {
+  if (plan.direction != CopyPlan::Direction::kWithinDevice) {
+    return Error{Errc::kUnsupported, "the simulated device has no host pool"};
+  }
+  if (chance(faults_.copy_fails)) return Error{Errc::kDeviceFailed, "injected fault"};
+  std::int64_t start = std::max(environment_.now_ns(), copy_free_ns_);
+  if (const auto fence = step_end_ns_.find(plan.wait_for_step); fence != step_end_ns_.end()) {
+    start = std::max(start, fence->second);
+  }
+  copy_free_ns_ = start + profile_.copy_block_ns * static_cast<std::int64_t>(plan.blocks.size());
+  const Ticket ticket = ++last_copy_;
+  copy_end_ns_[ticket] = copy_free_ns_;
+  environment_.call_at(copy_free_ns_, [this, ticket, plan = std::move(plan)] {
+    for (const auto& [from, to] : plan.blocks) {
+      std::copy_n(
+          memory_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(from) * options_.block_size),
+          options_.block_size,
+          memory_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(to) * options_.block_size));
+    }
+    copy_end_ns_.erase(ticket);
+    sink_->on_copy_complete(ticket);
+  });
+  return ticket;
+}
+
+std::vector<TokenId> reference_answer(std::span<const TokenId> prompt, const model::SamplingParams& params,
+                                      std::uint32_t choice, std::int32_t vocab_size, std::uint32_t count,
+                                      std::span<const TokenId> stop) {
+  std::vector<TokenId> answer;
+  std::uint64_t value = kSeed, attended = kSeed;
+  std::uint32_t position = 0;
+  auto feed = [&](TokenId token) {
+    value = kv_value(value, token, position++);
+    attended = attend(attended, value);
+  };
+  for (const TokenId token : prompt) feed(token);
+  while (answer.size() < count) {
+    answer.push_back(sample(attended, params, choice, static_cast<std::uint32_t>(answer.size()), vocab_size));
+    if (std::ranges::find(stop, answer.back()) != stop.end()) break;
+    feed(answer.back());
+  }
+  return answer;
+}
+
+}  // namespace spillway::gpu
