@@ -96,6 +96,9 @@ StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
     decision.sequences.push_back({.id = id,
                                   .first_position = sequence.computed,
                                   .token_count = count,
+                                  .prompt_count = sequence.computed < sequence.prompt_length
+                                                      ? std::min(count, sequence.prompt_length - sequence.computed)
+                                                      : 0,
                                   .samples = end == sequence.length() && sequence.params.max_tokens > 0,
                                   .token_from_row = false});
   }

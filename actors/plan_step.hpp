@@ -14,6 +14,7 @@ struct PlannedSequence {
   SequenceId id{};
   std::uint32_t first_position = 0;
   std::uint32_t token_count = 0;
+  std::uint32_t prompt_count = 0;  // leading tokens that belong to the prompt
   bool samples = false;
   bool token_from_row = false;  // the input is still on the device
 

@@ -363,6 +363,7 @@ class Scheduler {
                                 .first_position = planned.first_position,
                                 .token_count = planned.token_count,
                                 .token_offset = step.total_tokens(),
+                                .prompt_count = planned.prompt_count,
                                 .token_from_row = planned.token_from_row,
                                 .samples = planned.samples,
                                 .output_index = sequence.outputs()});

@@ -94,7 +94,7 @@ int main(int argc, char** argv) {
     }
   }
   ThreadTeam team(threads);
-  const bool wide = target == CpuTarget::kAvx512Vnni;
+  const bool wide = target >= CpuTarget::kAvx512Vnni;
   const double fma_rate = (wide ? fma_rate_avx512() : fma_rate_avx2()) * threads;
 
   model::ModelSpec spec;

@@ -71,6 +71,7 @@ struct Bench {
     s.token_offset = static_cast<std::uint32_t>(plan.tokens.size());
     s.block_offset = static_cast<std::uint32_t>(plan.block_table.size());
     s.block_count = (position + count + block_size - 1) / block_size;
+    s.prompt_count = count > 1 ? count : 0;
     s.samples = samples;
     for (std::uint32_t i = 0; i < count; ++i)
       plan.tokens.push_back(static_cast<TokenId>((position + i) * 7 % 1000 + row));

@@ -40,6 +40,8 @@ struct SequenceStep {
   std::uint32_t token_offset = 0;     // into StepPlan::tokens
   std::uint32_t block_offset = 0;     // into StepPlan::block_table
   std::uint32_t block_count = 0;      // covers first_position + token_count tokens
+  std::uint32_t prompt_count = 0;     // leading tokens of these that were given, not generated: a device may
+                                      // compute them in another precision, always the same for a token
   bool token_from_row = false;        // decode: the input is the row's last sampled token, on the device;
                                       // token_count is 1 and StepPlan::tokens holds a don't-care
   bool samples = false;               // draw a token from the last position's logits into the row

@@ -17,11 +17,13 @@ enum class CpuTarget : std::uint8_t {
   kScalar,      // plain x86-64, the reference
   kAvx2,        // AVX2 + FMA + F16C (AVX-VNNI machines and the first AVX-512 ones too)
   kAvx512Vnni,  // AVX-512 F, BW, DQ, VL and the int8 quad dot product
+  kAvx512Bf16,  // and fast bfloat16 dot products: AMD's, and every machine with AMX (where they are slow)
+  kAmx,         // and tiles of bfloat16
 };
 
 [[nodiscard]] std::string_view to_string(CpuTarget target) noexcept;
 
-/// "scalar", "avx2", "avx512vnni". Errors: kInvalidArgument names the choices.
+/// "scalar", "avx2", "avx512vnni", "avx512bf16", "amx". Errors: kInvalidArgument names the choices.
 [[nodiscard]] Result<CpuTarget> parse_cpu_target(std::string_view name);
 
 /// The best target that this processor and its operating system support.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <string>
 
 namespace spillway::gpu::host {
@@ -33,13 +34,36 @@ bool any_quantized(const HostModel& model, PackedProduct HostLayer::*product) {
                      [product](const HostLayer& layer) { return (layer.*product).needs_quantized(); });
 }
 
+std::size_t largest_panel(const HostModel& model, const PromptKernels& kernels) {
+  std::size_t bytes = 0;
+  for (const HostLayer& layer : model.layers) {
+    for (const PackedProduct* product : {&layer.qkv, &layer.o, &layer.up, &layer.down}) {
+      if (product->needs_quantized()) bytes = std::max(bytes, product->panel_bytes(kernels));
+    }
+  }
+  return (bytes + 63) / 64 * 64;
+}
+
+constexpr std::align_val_t kCacheLine{64};
+/// Below TeamMember::kLoopsPerBarrier, with room for the loop after.
+constexpr std::uint32_t kRunsPerBarrier = 8;
+
 }  // namespace
+
+void PromptPanels::Free::operator()(std::byte* memory) const noexcept {
+  ::operator delete[](memory, kCacheLine);
+}
+
+PromptPanels::PromptPanels(std::size_t panels, std::size_t panel_bytes) : panel_bytes_(panel_bytes) {
+  memory_.reset(static_cast<std::byte*>(::operator new[](panels * panel_bytes, kCacheLine)));
+}
 
 Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget target,
                  const ForwardLimits& limits)
     : model_(model),
       layout_(layout),
       matmul_kernels_(matmul_kernels(target)),
+      prompt_kernels_(prompt_kernels(target)),
       attention_kernels_(attention_kernels(target)),
       row_kernels_(row_kernels(target)),
       hidden_(static_cast<std::size_t>(model.spec.hidden_size)),
@@ -48,6 +72,7 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       inner_(static_cast<std::size_t>(model.spec.intermediate_size)),
       vocab_(static_cast<std::size_t>(model.spec.vocab_size)),
       threads_(limits.threads),
+      panels_(limits.threads, prompt_kernels_ == nullptr ? 0 : largest_panel(model, *prompt_kernels_)),
       x_(limits.max_tokens * hidden_),
       y_(limits.max_tokens * hidden_),
       qkv_(limits.max_tokens * (q_size_ + 2 * kv_size_)),
@@ -92,11 +117,17 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
       const std::uint32_t position = sequence.first_position + i;
       TokenPlace& place = tokens_[sequence.token_offset + i];
       place = {tokens[sequence.token_offset + i], position, blocks[position / layout_.block_size],
-               position % layout_.block_size};
+               position % layout_.block_size, i < sequence.prompt_count};
     }
     spans.push_back({sequence.first_position, sequence.token_count, sequence.token_offset,
                      sequence.token_offset, blocks});
     if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
+  }
+  runs_.clear();
+  for (std::uint32_t row = 0; row < tokens_.size(); ++row) {
+    const bool prompt = is_prompt(row);
+    if (runs_.empty() || runs_.back().prompt != prompt) runs_.push_back({row, 0, prompt});
+    ++runs_.back().rows;
   }
   AttentionGeometry geometry;
   geometry.num_heads = static_cast<std::uint32_t>(model_.spec.num_heads);
@@ -140,8 +171,13 @@ void Forward::normalize(const HostNorm& norm, const float* x, float* out) const 
   }
 }
 
-void Forward::finish_input(Input& input, const PackedProduct& product, std::uint32_t row) {
-  if (product.needs_quantized()) input.quantized.quantize_row(matmul_kernels_, input.row(row), row);
+void Forward::finish_input(Input& input, const PackedProduct& product, std::uint32_t row, bool prompt) {
+  if (!product.needs_quantized()) return;
+  if (prompt) {
+    input.quantized.round_row(*prompt_kernels_, input.row(row), row);
+  } else {
+    input.quantized.quantize_row(matmul_kernels_, input.row(row), row);
+  }
 }
 
 void Forward::multiply(TeamMember& member, const PackedProduct& product, const Input& input,
@@ -151,6 +187,24 @@ void Forward::multiply(TeamMember& member, const PackedProduct& product, const I
   activations.x = input.rows.data();
   activations.x_stride = input.cols;
   matmul(member, matmul_kernels_, product, activations, rows, y, y_stride);
+}
+
+void Forward::multiply_tokens(TeamMember& member, const PackedProduct& product, const Input& input, float* y,
+                              std::size_t y_stride) {
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    const Run& run = runs_[i];
+    if (i > 0 && i % kRunsPerBarrier == 0) member.barrier();
+    Activations activations;
+    if (product.needs_quantized()) activations.quantized = &input.quantized;
+    activations.first_quantized_row = run.first;
+    activations.x = input.rows.data() + run.first * input.cols;
+    activations.x_stride = input.cols;
+    if (run.prompt) {
+      activations.prompt = prompt_kernels_;
+      activations.panel = panels_.panel(member.index());
+    }
+    matmul(member, matmul_kernels_, product, activations, run.rows, y + run.first * y_stride, y_stride);
+  }
 }
 
 void Forward::embed(TeamMember& member, PhaseTimer& timer) {
@@ -185,7 +239,7 @@ void Forward::embed(TeamMember& member, PhaseTimer& timer) {
       }
     }
     normalize(pre ? model_.layers[0].attn_norm : HostNorm{}, x, normed_.row(row));
-    finish_input(normed_, model_.layers[0].qkv, row);
+    finish_input(normed_, model_.layers[0].qkv, row, is_prompt(row));
   });
   timer.mark(member, Phase::kRows);
 }
@@ -220,7 +274,7 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
 }
 
 void Forward::close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
-                          const PackedProduct& product) {
+                          const PackedProduct& product, bool prompt) {
   float* x = x_.data() + row * hidden_;
   row_kernels_.add(x, y_.data() + row * hidden_, hidden_);
   if (model_.spec.norm_place == model::NormPlace::kPost) {
@@ -232,7 +286,7 @@ void Forward::close_block(std::uint32_t row, const HostNorm& own, const HostNorm
   } else {
     std::copy_n(x, hidden_, normed_.row(row));
   }
-  finish_input(normed_, product, row);
+  finish_input(normed_, product, row, prompt);
 }
 
 void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer) {
@@ -240,7 +294,7 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
   const bool last = layer + 1 == model_.layers.size();
   const std::size_t stride = q_size_ + 2 * kv_size_;
   const auto all_rows = static_cast<std::uint32_t>(tokens_.size());
-  multiply(member, weights.qkv, normed_, all_rows, qkv_.data(), stride);
+  multiply_tokens(member, weights.qkv, normed_, qkv_.data(), stride);
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   write_kv(member, layer, pool);
@@ -262,15 +316,22 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
 
   const std::uint32_t rows = last ? num_samples() : all_rows;
   if (weights.o.needs_quantized()) {
-    for_rows(member, rows, [&](std::uint32_t row) { finish_input(attended_, weights.o, row); });
+    for_rows(member, rows, [&](std::uint32_t row) {
+      finish_input(attended_, weights.o, row, !last && is_prompt(row));
+    });
     member.barrier();
     timer.mark(member, Phase::kRows);
   }
-  multiply(member, weights.o, attended_, rows, y_.data(), hidden_);
+  if (last) {
+    multiply(member, weights.o, attended_, rows, y_.data(), hidden_);
+  } else {
+    multiply_tokens(member, weights.o, attended_, y_.data(), hidden_);
+  }
   member.barrier();
   timer.mark(member, Phase::kMatmul);
-  for_rows(member, rows,
-           [&](std::uint32_t row) { close_block(row, weights.attn_norm, &weights.mlp_norm, weights.up); });
+  for_rows(member, rows, [&](std::uint32_t row) {
+    close_block(row, weights.attn_norm, &weights.mlp_norm, weights.up, !last && is_prompt(row));
+  });
   member.barrier();
   timer.mark(member, Phase::kRows);
 }
@@ -280,7 +341,11 @@ void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t r
   const HostLayer& weights = model_.layers[layer];
   const bool last = layer + 1 == model_.layers.size();
   const std::size_t stride = weights.up.rows();
-  multiply(member, weights.up, normed_, rows, up_.data(), stride);
+  if (last) {
+    multiply(member, weights.up, normed_, rows, up_.data(), stride);
+  } else {
+    multiply_tokens(member, weights.up, normed_, up_.data(), stride);
+  }
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   for_rows(member, rows, [&](std::uint32_t row) {
@@ -290,18 +355,24 @@ void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t r
     } else {
       row_kernels_.activate(spec.activation, up, activated_.row(row), inner_);
     }
-    finish_input(activated_, weights.down, row);
+    finish_input(activated_, weights.down, row, !last && is_prompt(row));
   });
   member.barrier();
   timer.mark(member, Phase::kRows);
-  multiply(member, weights.down, activated_, rows, y_.data(), hidden_);
+  if (last) {
+    multiply(member, weights.down, activated_, rows, y_.data(), hidden_);
+  } else {
+    multiply_tokens(member, weights.down, activated_, y_.data(), hidden_);
+  }
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   const HostNorm* next = last ? &model_.final_norm : &model_.layers[layer + 1].attn_norm;
   const PackedProduct& product = !last                        ? model_.layers[layer + 1].qkv
                                  : model_.project_out.empty() ? model_.lm_head
                                                               : model_.project_out;
-  for_rows(member, rows, [&](std::uint32_t row) { close_block(row, weights.mlp_norm, next, product); });
+  for_rows(member, rows, [&](std::uint32_t row) {
+    close_block(row, weights.mlp_norm, next, product, !last && is_prompt(row));
+  });
   member.barrier();
   timer.mark(member, Phase::kRows);
 }

@@ -9,6 +9,7 @@
 // batch.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,20 @@ struct ForwardLimits {
   std::uint32_t max_tokens = 0;   // in one step
   std::uint32_t max_samples = 0;  // rows of logits in one step
   std::uint32_t threads = 1;
+};
+
+/// Working memory of the prompt kernels: one panel a thread.
+class PromptPanels {
+ public:
+  PromptPanels(std::size_t panels, std::size_t panel_bytes);
+  [[nodiscard]] std::byte* panel(std::size_t index) noexcept { return memory_.get() + index * panel_bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const noexcept;
+  };
+  std::size_t panel_bytes_;
+  std::unique_ptr<std::byte[], Free> memory_;
 };
 
 class Forward {
@@ -58,6 +73,12 @@ class Forward {
     std::uint32_t position = 0;
     BlockId block{};
     std::uint32_t slot = 0;
+    bool prompt = false;  // given, not generated
+  };
+  /// Consecutive rows of one kind.
+  struct Run {
+    std::uint32_t first = 0, rows = 0;
+    bool prompt = false;
   };
   struct Sample {
     std::uint32_t sequence = 0;
@@ -75,9 +96,12 @@ class Forward {
   template <class F>
   void for_rows(TeamMember& member, std::uint32_t rows, F&& f);
   void normalize(const HostNorm& norm, const float* x, float* out) const;
-  void finish_input(Input& input, const PackedProduct& product, std::uint32_t row);
+  void finish_input(Input& input, const PackedProduct& product, std::uint32_t row, bool prompt = false);
   void multiply(TeamMember& member, const PackedProduct& product, const Input& input, std::uint32_t rows,
                 float* y, std::size_t y_stride);
+  /// The product of every token, prompt tokens by their own kernels.
+  void multiply_tokens(TeamMember& member, const PackedProduct& product, const Input& input, float* y,
+                       std::size_t y_stride);
   void embed(TeamMember& member, PhaseTimer& timer);
   void write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool);
   void attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer);
@@ -85,21 +109,27 @@ class Forward {
   void head(TeamMember& member, PhaseTimer& timer);
   /// x[row] takes in y[row]; then the row becomes the next product's input.
   void close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
-                   const PackedProduct& product);
+                   const PackedProduct& product, bool prompt);
+  [[nodiscard]] bool is_prompt(std::uint32_t row) const noexcept {
+    return prompt_kernels_ != nullptr && tokens_[row].prompt;
+  }
 
   const HostModel& model_;
   const KvLayout& layout_;
   const MatmulKernels& matmul_kernels_;
+  const PromptKernels* const prompt_kernels_;  // may be null
   const AttentionKernels& attention_kernels_;
   const RowKernels& row_kernels_;
   const std::size_t hidden_, q_size_, kv_size_, inner_, vocab_;
   const std::uint32_t threads_;
 
   std::vector<TokenPlace> tokens_;
+  std::vector<Run> runs_;
   std::vector<Sample> sampled_;
   std::vector<AttentionSpan> spans_;
   AttentionPlan attention_plan_, last_attention_plan_;  // all rows; only those that sample
   std::vector<AttentionScratch> scratch_;               // [members]
+  PromptPanels panels_;                                 // one a member
 
   std::vector<float> x_;              // [tokens, hidden] residual stream
   std::vector<float> y_;              // [tokens, hidden] a block's output

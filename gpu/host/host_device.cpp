@@ -42,6 +42,10 @@ std::string_view display_name(CpuTarget target) {
       return "AVX2";
     case CpuTarget::kAvx512Vnni:
       return "AVX-512 VNNI";
+    case CpuTarget::kAvx512Bf16:
+      return "AVX-512 VNNI, BF16";
+    case CpuTarget::kAmx:
+      return "AVX-512 VNNI, AMX";
   }
   return "?";
 }

@@ -20,7 +20,7 @@ namespace spillway::gpu::host {
 
 struct HostOptions {
   std::uint32_t threads = 0;                      // the team's size; 0: one per available core
-  CpuTarget cpu_target = CpuTarget::kAvx512Vnni;  // at most this
+  CpuTarget cpu_target = CpuTarget::kAmx;  // at most this
   ClockFn clock;                                  // ns, monotonic; empty: the system's steady clock
   SpanHook* span_hook = nullptr;                  // outlives the device; may be null
   bool phase_sums = false;                        // keep phase_sums_ns()

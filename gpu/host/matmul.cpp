@@ -15,10 +15,17 @@ namespace {
 constexpr std::size_t kChunksPerMember = 16;
 /// Activation rows are split too where there are too few groups for that, but never finer than this.
 constexpr std::size_t kRowsPerChunk = 48;
+/// A panel must serve many rows to be worth its making.
+constexpr std::size_t kPromptRowsPerChunk = 256;
 
 std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
-MatmulKernels::Product kernel_for(const MatmulKernels& kernels, const PackedMatrix& matrix) {
+MatmulKernels::Product kernel_for(const MatmulKernels& kernels, const PromptKernels* prompt,
+                                  const PackedMatrix& matrix) {
+  if (prompt != nullptr && matrix.storage() == Storage::kU4)
+    return matrix.has_min() ? prompt->u4_min : prompt->u4;
+  if (prompt != nullptr && matrix.storage() == Storage::kU8)
+    return matrix.has_min() ? prompt->u8_min : prompt->u8;
   switch (matrix.storage()) {
     case Storage::kU4:
       return matrix.has_min() ? kernels.u4_min : kernels.u4;
@@ -65,9 +72,17 @@ const MatmulKernels& matmul_kernels(CpuTarget target) noexcept {
     case CpuTarget::kAvx2:
       return kAvx2MatmulKernels;
     case CpuTarget::kAvx512Vnni:
+    case CpuTarget::kAvx512Bf16:
+    case CpuTarget::kAmx:
       return kAvx512VnniMatmulKernels;
   }
   return kScalarMatmulKernels;
+}
+
+const PromptKernels* prompt_kernels(CpuTarget target) noexcept {
+  SPW_CHECK(target <= detect_cpu_target());
+  if (target == CpuTarget::kAmx) return &kAmxPromptKernels;
+  return target == CpuTarget::kAvx512Bf16 ? &kAvx512Bf16PromptKernels : nullptr;
 }
 
 Result<PackedProduct> PackedProduct::pack(std::span<const ProductPart> parts, WeightArena& arena,
@@ -121,11 +136,14 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
   if (rows == 0 || product.groups_ == 0) return;
 
   const std::size_t chunks_wanted = member.size() * kChunksPerMember;
-  const std::size_t passes = divide_up(product.groups_, kGroupsPerPass);
-  const std::size_t groups_per_chunk = std::max<std::size_t>(1, passes / chunks_wanted) * kGroupsPerPass;
+  const PromptKernels* prompt = activations.prompt;
+  const std::size_t groups_per_pass = prompt != nullptr ? prompt->groups_per_pass : kGroupsPerPass;
+  const std::size_t row_step = prompt != nullptr ? kPromptRowsPerChunk : kRowsPerChunk;
+  const std::size_t passes = divide_up(product.groups_, groups_per_pass);
+  const std::size_t groups_per_chunk = std::max<std::size_t>(1, passes / chunks_wanted) * groups_per_pass;
   const std::size_t group_chunks = divide_up(product.groups_, groups_per_chunk);
   const std::size_t row_chunks = std::clamp<std::size_t>(chunks_wanted / group_chunks, 1,
-                                                         std::max<std::size_t>(1, rows / kRowsPerChunk));
+                                                         std::max<std::size_t>(1, rows / row_step));
   const std::size_t rows_per_chunk = divide_up(rows, row_chunks);
 
   auto run_chunk = [&](std::uint32_t chunk) {
@@ -158,7 +176,8 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
       task.bias = part.bias.empty() ? nullptr : part.bias.data() + output;
       task.y = y + first_row * y_stride + part.first_row + output;
       task.y_stride = y_stride;
-      kernel_for(kernels, part.matrix)(task);
+      task.panel = activations.panel;
+      kernel_for(kernels, prompt, part.matrix)(task);
     }
   };
   member.for_chunks(static_cast<std::uint32_t>(group_chunks * row_chunks), run_chunk);

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "gpu/host/packed_matrix.hpp"
+#include "gpu/host/prompt_kernels.hpp"
 #include "gpu/host/quantized_rows.hpp"
 
 namespace spillway::gpu::host {
@@ -22,12 +23,19 @@ namespace spillway::gpu::host {
 /// The kernels of a target; requires that the machine can run it.
 [[nodiscard]] const MatmulKernels& matmul_kernels(CpuTarget target) noexcept;
 
+/// The bfloat16 kernels for prompt tokens; null where the target has none.
+[[nodiscard]] const PromptKernels* prompt_kernels(CpuTarget target) noexcept;
+
 /// The rows to multiply, in the forms the product needs.
 struct Activations {
   const QuantizedRows* quantized = nullptr;
   std::size_t first_quantized_row = 0;
   const float* x = nullptr;  // [rows, cols]
   std::size_t x_stride = 0;
+  /// Not null: the quantized rows were rounded by its round_row, and quantized weights are multiplied by it;
+  /// `panel` is then this member's working memory, panel_bytes() of the product, 64-byte aligned.
+  const PromptKernels* prompt = nullptr;
+  std::byte* panel = nullptr;
 };
 
 /// One matrix of a product. An empty bias means none; a bias has the file's row order, as the weight.
@@ -55,6 +63,10 @@ class PackedProduct {
   /// Which forms of the activations matmul() will read; both for a mix of types.
   [[nodiscard]] bool needs_quantized() const noexcept { return needs_quantized_; }
   [[nodiscard]] bool needs_float() const noexcept { return needs_float_; }
+
+  [[nodiscard]] std::size_t panel_bytes(const PromptKernels& kernels) const noexcept {
+    return kernels.groups_per_pass * kGroupRows * cols_ * 2;
+  }
 
   /// Row `row` of the stacked matrix, dequantized; bias not added. For tied embeddings.
   void embed_row(std::size_t row, float* out) const;

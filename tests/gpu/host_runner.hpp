@@ -92,6 +92,7 @@ class HostRunner : public CompletionSink {
           const std::uint32_t room = options_.max_num_batched_tokens - s.token_offset;
           s.token_count = std::min({prompt_size - done[r], request.chunk, room});
           if (s.token_count == 0) continue;
+          s.prompt_count = s.token_count;
           if (done[r] == 0) plan.row_inits.push_back({s.row, request.params, 0, request.prompt, {}});
           plan.tokens.insert(plan.tokens.end(), request.prompt.begin() + done[r],
                              request.prompt.begin() + done[r] + s.token_count);

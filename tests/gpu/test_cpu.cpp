@@ -7,7 +7,8 @@ using namespace spillway;
 using namespace spillway::gpu::host;
 
 TEST_CASE("cpu: every target's name parses back to it") {
-  for (CpuTarget target : {CpuTarget::kScalar, CpuTarget::kAvx2, CpuTarget::kAvx512Vnni}) {
+  for (CpuTarget target : {CpuTarget::kScalar, CpuTarget::kAvx2, CpuTarget::kAvx512Vnni,
+                           CpuTarget::kAvx512Bf16, CpuTarget::kAmx}) {
     const Result<CpuTarget> parsed = parse_cpu_target(to_string(target));
     REQUIRE(parsed.ok());
     CHECK(*parsed == target);
@@ -24,7 +25,7 @@ TEST_CASE("cpu: an unknown target is refused with the choices") {
 TEST_CASE("cpu: a cap lowers the target and never raises it") {
   const CpuTarget best = detect_cpu_target();
   CHECK(capped_cpu_target(CpuTarget::kScalar) == CpuTarget::kScalar);
-  CHECK(capped_cpu_target(CpuTarget::kAvx512Vnni) == best);
+  CHECK(capped_cpu_target(CpuTarget::kAmx) == best);
   const std::vector<CpuTarget> all = available_cpu_targets();
   REQUIRE_FALSE(all.empty());
   CHECK(all.front() == CpuTarget::kScalar);

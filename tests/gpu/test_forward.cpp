@@ -50,7 +50,7 @@ void matches_transformers(const std::string& name, CpuTarget target, std::uint32
 TEST_CASE("forward: greedy tokens and logits equal transformers' for every small model") {
   const std::string name =
       GENERATE("llama-gqa", "llama-odd", "llama3-rope", "mistral-window", "opt", "opt-post-norm");
-  matches_transformers(name, CpuTarget::kAvx512Vnni, 2);
+  matches_transformers(name, CpuTarget::kAmx, 2);
 }
 
 TEST_CASE("forward: every instruction set this machine has agrees with transformers") {

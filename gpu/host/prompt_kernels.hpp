@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Products of prompt tokens in bfloat16, on processors that multiply it fast: rows of activations are rounded
+// to bfloat16 (to nearest, ties to even), a few groups of quantized weights at a time are dequantized into a
+// panel of bfloat16, and sums are fp32. Which tokens take this way depends on the tokens alone (given, not
+// generated), so that a row's result stays the same in every batch. Plain data only, as matmul_kernels.hpp.
+//
+// A row uses the memory of its QuantizedBlocks: block b holds columns [32 b, 32 b + 32) as 64 bytes of
+// bfloat16 in `values` and `residuals`.
+//
+// A panel holds groups one after the other, each [cols / 2][16 outputs][2 columns] bfloat16.
+
+#include "gpu/host/matmul_kernels.hpp"
+
+namespace spillway::gpu::host {
+
+struct PromptKernels {
+  MatmulKernels::Product u4 = nullptr;
+  MatmulKernels::Product u4_min = nullptr;
+  MatmulKernels::Product u8 = nullptr;
+  MatmulKernels::Product u8_min = nullptr;
+  /// Rounds x [cols] into blocks [cols / 32].
+  void (*round_row)(const float* x, std::size_t cols, QuantizedBlock* blocks) = nullptr;
+  std::size_t groups_per_pass = 0;  // of one panel
+};
+
+/// Kernels may read (never use) this many rows of activations past the last.
+inline constexpr std::size_t kPromptRowsPadding = 32;
+
+extern const PromptKernels kAvx512Bf16PromptKernels;
+extern const PromptKernels kAmxPromptKernels;
+
+}  // namespace spillway::gpu::host
