@@ -31,11 +31,12 @@ AttentionScratch::AttentionScratch(const KvLayout& layout, std::uint32_t group) 
   const std::size_t keys = std::size_t{kPartitionSlots} * layout.head_dim;
   const std::size_t values = std::size_t{kPartitionSlots} * layout.padded_dim;
   const std::size_t packed = whole_lines(rows * layout.head_dim);
-  const std::size_t scores = std::size_t{kBlockRows} * kPartitionSlots;
-  const std::size_t part = std::size_t{kBlockRows} * layout.padded_dim;
+  const std::size_t scores = std::size_t{kPromptBlockRows} * kPartitionSlots;
+  const std::size_t probabilities = scores / 2;
+  const std::size_t part = std::size_t{kPromptBlockRows} * layout.padded_dim;
   const std::size_t sums = whole_lines(rows * (layout.padded_dim + 2));
   // 16 more: a widened group of 8 slots, and vector loads at an end, stay inside.
-  const std::size_t floats = keys + values + packed + scores + part + sums + 16;
+  const std::size_t floats = keys + values + packed + scores + probabilities + part + sums + 16;
   memory_.reset(static_cast<float*>(std::aligned_alloc(64, floats * sizeof(float))));
   if (memory_ == nullptr) throw std::bad_alloc();
   std::fill_n(memory_.get(), floats, 0.0f);
@@ -43,7 +44,8 @@ AttentionScratch::AttentionScratch(const KvLayout& layout, std::uint32_t group) 
   view_.values = view_.keys + keys;
   view_.packed_q = view_.values + values;
   view_.scores = view_.packed_q + packed;
-  view_.part = view_.scores + scores;
+  view_.probabilities = reinterpret_cast<std::byte*>(view_.scores + scores);
+  view_.part = view_.scores + scores + probabilities;
   view_.sums = view_.part + part;
 }
 
@@ -160,15 +162,16 @@ void AttentionPlan::run(TeamMember& member, const AttentionKernels& kernels, con
       following = task(items_[i + 1], pool, layer, q, q_stride, out, out_stride);
       t.next = &following;
     }
+    const auto attend = spans_[item.span].prompt != nullptr ? spans_[item.span].prompt->attend : kernels.attend;
     if (item.split == 0) {
-      kernels.attend(t, scratch);
+      attend(t, scratch);
       return;
     }
     const Split& split = splits_[item.split - 1];
     const std::size_t one = std::size_t{item.tokens} * group_ * (layout_->padded_dim + 2);
     float* partials = partials_.data() + split.partials;
     t.partial = partials + (item.partition_begin - split.partition_begin) * one;
-    kernels.attend(t, scratch);
+    attend(t, scratch);
     const std::uint32_t count = split.partition_end - split.partition_begin;
     // acq_rel: the last one sees what the others wrote.
     std::atomic<std::uint32_t>& unfinished = unfinished_[item.split - 1];

@@ -14,6 +14,7 @@
 
 #include "gpu/host/attention_kernels.hpp"
 #include "gpu/host/cpu.hpp"
+#include "gpu/host/prompt_kernels.hpp"
 #include "gpu/host/thread_team.hpp"
 
 namespace spillway::gpu::host {
@@ -41,6 +42,7 @@ struct AttentionSpan {
   std::uint32_t q_row = 0;  // of its first token
   std::uint32_t out_row = 0;
   const BlockId* blocks = nullptr;  // from position 0 on; outlives the plan's use
+  const PromptKernels* prompt = nullptr;  // not null: attends by these
 };
 
 struct AttentionGeometry {

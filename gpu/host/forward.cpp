@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <new>
 #include <string>
 
 namespace spillway::gpu::host {
@@ -16,8 +15,12 @@ constexpr std::uint32_t kRowsPerClaim = 4;
 
 }  // namespace
 
-Forward::Input::Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision)
-    : rows(max_rows * columns), quantized(quantizes ? max_rows : 0, quantizes ? columns : 0), cols(columns) {
+Forward::Input::Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision,
+                      bool rounds)
+    : rows(max_rows * columns),
+      quantized(quantizes ? max_rows : 0, quantizes ? columns : 0),
+      rounded(rounds && quantizes ? max_rows + kPromptRowsPadding : 0, columns * 2),
+      cols(columns) {
   if (quantizes && max_rows > 0) quantized.set_cols(columns, precision);
 }
 
@@ -41,29 +44,24 @@ std::size_t largest_panel(const HostModel& model, const PromptKernels& kernels) 
       if (product->needs_quantized()) bytes = std::max(bytes, product->panel_bytes(kernels));
     }
   }
-  return (bytes + 63) / 64 * 64;
+  return bytes;
 }
 
-constexpr std::align_val_t kCacheLine{64};
 /// Below TeamMember::kLoopsPerBarrier, with room for the loop after.
 constexpr std::uint32_t kRunsPerBarrier = 8;
 
 }  // namespace
-
-void PromptPanels::Free::operator()(std::byte* memory) const noexcept {
-  ::operator delete[](memory, kCacheLine);
-}
-
-PromptPanels::PromptPanels(std::size_t panels, std::size_t panel_bytes) : panel_bytes_(panel_bytes) {
-  memory_.reset(static_cast<std::byte*>(::operator new[](panels * panel_bytes, kCacheLine)));
-}
 
 Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget target,
                  const ForwardLimits& limits)
     : model_(model),
       layout_(layout),
       matmul_kernels_(matmul_kernels(target)),
-      prompt_kernels_(prompt_kernels(target)),
+      prompt_kernels_(any_quantized(model, &HostLayer::qkv) || any_quantized(model, &HostLayer::o) ||
+                              any_quantized(model, &HostLayer::up) || any_quantized(model, &HostLayer::down)
+                          ? prompt_kernels(target)
+                          : nullptr),
+      prompt_attention_(can_attend_rounded(layout) ? prompt_kernels_ : nullptr),
       attention_kernels_(attention_kernels(target)),
       row_kernels_(row_kernels(target)),
       hidden_(static_cast<std::size_t>(model.spec.hidden_size)),
@@ -72,7 +70,8 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       inner_(static_cast<std::size_t>(model.spec.intermediate_size)),
       vocab_(static_cast<std::size_t>(model.spec.vocab_size)),
       threads_(limits.threads),
-      panels_(limits.threads, prompt_kernels_ == nullptr ? 0 : largest_panel(model, *prompt_kernels_)),
+      panels_(prompt_kernels_ == nullptr ? 0 : limits.threads,
+              prompt_kernels_ == nullptr ? 0 : largest_panel(model, *prompt_kernels_)),
       x_(limits.max_tokens * hidden_),
       y_(limits.max_tokens * hidden_),
       qkv_(limits.max_tokens * (q_size_ + 2 * kv_size_)),
@@ -83,12 +82,15 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       normed_(limits.max_tokens, hidden_,
               any_quantized(model, &HostLayer::qkv) || any_quantized(model, &HostLayer::up) ||
                   model.lm_head.needs_quantized() || model.project_out.needs_quantized(),
-              kNormedPrecision),
-      attended_(limits.max_tokens, q_size_, any_quantized(model, &HostLayer::o), kAttendedPrecision),
-      activated_(limits.max_tokens, inner_, any_quantized(model, &HostLayer::down), kActivatedPrecision),
+              kNormedPrecision, prompt_kernels_ != nullptr),
+      attended_(limits.max_tokens, q_size_, any_quantized(model, &HostLayer::o), kAttendedPrecision,
+                prompt_kernels_ != nullptr),
+      activated_(limits.max_tokens, inner_, any_quantized(model, &HostLayer::down), kActivatedPrecision,
+                 prompt_kernels_ != nullptr),
       embedded_(max_rows_for(!model.project_in.empty() || !model.project_out.empty(), limits.max_tokens),
                 static_cast<std::size_t>(model.spec.embedding_size),
-                model.project_in.needs_quantized() || model.lm_head.needs_quantized(), kNormedPrecision) {
+                model.project_in.needs_quantized() || model.lm_head.needs_quantized(), kNormedPrecision,
+                false) {
   const std::uint32_t group = static_cast<std::uint32_t>(model.spec.num_heads) / layout.num_kv_heads;
   scratch_.reserve(threads_);
   for (std::uint32_t i = 0; i < threads_; ++i) scratch_.emplace_back(layout, group);
@@ -101,7 +103,8 @@ std::size_t Forward::activation_bytes() const noexcept {
                              cosine_.size() + sine_.size() + normed_.rows.size() + attended_.rows.size() +
                              activated_.rows.size() + embedded_.rows.size();
   return floats * sizeof(float) + normed_.quantized.bytes() + attended_.quantized.bytes() +
-         activated_.quantized.bytes() + embedded_.quantized.bytes();
+         activated_.quantized.bytes() + embedded_.quantized.bytes() + normed_.rounded.bytes() +
+         attended_.rounded.bytes() + activated_.rounded.bytes() + panels_.bytes();
 }
 
 void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
@@ -119,8 +122,15 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
       place = {tokens[sequence.token_offset + i], position, blocks[position / layout_.block_size],
                position % layout_.block_size, i < sequence.prompt_count};
     }
-    spans.push_back({sequence.first_position, sequence.token_count, sequence.token_offset,
-                     sequence.token_offset, blocks});
+    const std::uint32_t rounded = prompt_attention_ == nullptr ? 0 : sequence.prompt_count;
+    if (rounded > 0) {
+      spans.push_back({sequence.first_position, rounded, sequence.token_offset, sequence.token_offset, blocks,
+                       prompt_attention_});
+    }
+    if (rounded < sequence.token_count) {
+      spans.push_back({sequence.first_position + rounded, sequence.token_count - rounded,
+                       sequence.token_offset + rounded, sequence.token_offset + rounded, blocks});
+    }
     if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
   }
   runs_.clear();
@@ -174,7 +184,7 @@ void Forward::normalize(const HostNorm& norm, const float* x, float* out) const 
 void Forward::finish_input(Input& input, const PackedProduct& product, std::uint32_t row, bool prompt) {
   if (!product.needs_quantized()) return;
   if (prompt) {
-    input.quantized.round_row(*prompt_kernels_, input.row(row), row);
+    prompt_kernels_->round_row(input.row(row), input.cols, input.rounded.row(row));
   } else {
     input.quantized.quantize_row(matmul_kernels_, input.row(row), row);
   }
@@ -201,7 +211,9 @@ void Forward::multiply_tokens(TeamMember& member, const PackedProduct& product, 
     activations.x_stride = input.cols;
     if (run.prompt) {
       activations.prompt = prompt_kernels_;
-      activations.panel = panels_.panel(member.index());
+      activations.rounded = &input.rounded;
+      activations.first_rounded_row = run.first;
+      activations.panel = panels_.row(member.index());
     }
     matmul(member, matmul_kernels_, product, activations, run.rows, y + run.first * y_stride, y_stride);
   }
@@ -438,6 +450,7 @@ Result<void> validate_plan(const StepPlan& plan, const PlanLimits& limits) {
     if (s.token_offset != next_token) return refuse(name + "token_offset must follow the sequence before it");
     if (s.token_count > plan.tokens.size() - next_token)
       return refuse(name + "more tokens than the plan holds");
+    if (s.prompt_count > s.token_count) return refuse(name + "prompt_count is more than token_count");
     if (s.token_from_row && s.token_count != 1) return refuse(name + "token_from_row needs token_count = 1");
     next_token += s.token_count;
     const std::uint64_t end = std::uint64_t{s.first_position} + s.token_count;

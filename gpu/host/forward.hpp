@@ -9,7 +9,6 @@
 // batch.
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -27,20 +26,6 @@ struct ForwardLimits {
   std::uint32_t max_tokens = 0;   // in one step
   std::uint32_t max_samples = 0;  // rows of logits in one step
   std::uint32_t threads = 1;
-};
-
-/// Working memory of the prompt kernels: one panel a thread.
-class PromptPanels {
- public:
-  PromptPanels(std::size_t panels, std::size_t panel_bytes);
-  [[nodiscard]] std::byte* panel(std::size_t index) noexcept { return memory_.get() + index * panel_bytes_; }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const noexcept;
-  };
-  std::size_t panel_bytes_;
-  std::unique_ptr<std::byte[], Free> memory_;
 };
 
 class Forward {
@@ -88,8 +73,9 @@ class Forward {
   struct Input {
     std::vector<float> rows;
     QuantizedRows quantized;
+    AlignedRows rounded;  // of prompt tokens, in bfloat16
     std::size_t cols;
-    Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision);
+    Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision, bool rounds);
     [[nodiscard]] float* row(std::size_t i) noexcept { return rows.data() + i * cols; }
   };
 
@@ -117,7 +103,8 @@ class Forward {
   const HostModel& model_;
   const KvLayout& layout_;
   const MatmulKernels& matmul_kernels_;
-  const PromptKernels* const prompt_kernels_;  // may be null
+  const PromptKernels* const prompt_kernels_;  // null: none, or no product for them
+  const PromptKernels* const prompt_attention_;  // null: none, or not for this cache
   const AttentionKernels& attention_kernels_;
   const RowKernels& row_kernels_;
   const std::size_t hidden_, q_size_, kv_size_, inner_, vocab_;
@@ -129,7 +116,7 @@ class Forward {
   std::vector<AttentionSpan> spans_;
   AttentionPlan attention_plan_, last_attention_plan_;  // all rows; only those that sample
   std::vector<AttentionScratch> scratch_;               // [members]
-  PromptPanels panels_;                                 // one a member
+  AlignedRows panels_;                                  // working memory of prompt kernels, [members]
 
   std::vector<float> x_;              // [tokens, hidden] residual stream
   std::vector<float> y_;              // [tokens, hidden] a block's output

@@ -129,7 +129,7 @@ void PackedProduct::embed_row(std::size_t row, float* out) const {
 
 void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduct& product,
             const Activations& activations, std::size_t rows, float* y, std::size_t y_stride) {
-  SPW_CHECK(!product.needs_quantized_ ||
+  SPW_CHECK(!product.needs_quantized_ || activations.prompt != nullptr ||
             (activations.quantized != nullptr && activations.quantized->cols() == product.cols_ &&
              activations.first_quantized_row + rows <= activations.quantized->max_rows()));
   SPW_CHECK(!product.needs_float_ || activations.x != nullptr);
@@ -165,7 +165,10 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
       task.outputs = std::min(task.group_count * kGroupRows, part.matrix.rows() - output);
       task.cols = product.cols_;
       task.zero_shift = part.matrix.zero_shift();
-      if (part.matrix.quantized()) {
+      if (part.matrix.quantized() && prompt != nullptr) {
+        task.rounded = activations.rounded->row(activations.first_rounded_row + first_row);
+        task.panel = activations.panel;
+      } else if (part.matrix.quantized()) {
         task.quantized = activations.quantized->row(activations.first_quantized_row + first_row);
         task.precision = activations.quantized->precision();
       } else {
@@ -176,7 +179,6 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
       task.bias = part.bias.empty() ? nullptr : part.bias.data() + output;
       task.y = y + first_row * y_stride + part.first_row + output;
       task.y_stride = y_stride;
-      task.panel = activations.panel;
       kernel_for(kernels, prompt, part.matrix)(task);
     }
   };

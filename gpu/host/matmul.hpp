@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "gpu/host/aligned_rows.hpp"
 #include "gpu/host/packed_matrix.hpp"
 #include "gpu/host/prompt_kernels.hpp"
 #include "gpu/host/quantized_rows.hpp"
@@ -32,9 +33,11 @@ struct Activations {
   std::size_t first_quantized_row = 0;
   const float* x = nullptr;  // [rows, cols]
   std::size_t x_stride = 0;
-  /// Not null: the quantized rows were rounded by its round_row, and quantized weights are multiplied by it;
-  /// `panel` is then this member's working memory, panel_bytes() of the product, 64-byte aligned.
+  /// Not null: quantized weights are multiplied by these kernels, with the rows that their round_row made,
+  /// from `first_rounded_row` on; `panel` is this member's working memory, panel_bytes() of the product.
   const PromptKernels* prompt = nullptr;
+  const AlignedRows* rounded = nullptr;
+  std::size_t first_rounded_row = 0;
   std::byte* panel = nullptr;
 };
 

@@ -54,7 +54,8 @@ struct MatmulTask {
   const float* bias = nullptr;  // [outputs] or null
   float* y = nullptr;           // [rows, outputs], row stride y_stride
   std::size_t y_stride = 0;
-  std::byte* panel = nullptr;   // prompt kernels: working memory, see prompt_kernels.hpp
+  const std::byte* rounded = nullptr;  // prompt kernels: [rows, cols] bfloat16, contiguous, on cache lines
+  std::byte* panel = nullptr;          // prompt kernels: working memory, see prompt_kernels.hpp
 };
 
 /// One target's kernels. For each (row, output) the sequence of operations is the same whatever the task's

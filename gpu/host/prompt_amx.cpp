@@ -3,6 +3,7 @@
 // groups use all eight tiles and need as many loads as products. Each sum adds the blocks of 32 columns in
 // order, whichever row of a tile it is in.
 
+#define SPW_VEC_TARGET 2
 #include "gpu/host/prompt_panel.inl"
 
 namespace spillway::gpu::host {
@@ -28,17 +29,17 @@ void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
+/// The sums of one or two tiles of rows by one or two groups, left in tiles 0 to 3. Rows past the last of a
+/// tile are read and multiplied too; nobody looks at them.
 template <bool kTwoTiles, bool kTwoGroups>
-void multiply_tiles(const MatmulTask& task, std::size_t first_row, std::size_t first_group) {
-  const std::size_t blocks = task.cols / kBlockCols, row_bytes = blocks * sizeof(QuantizedBlock);
-  const auto* x = reinterpret_cast<const std::byte*>(task.quantized + first_row * blocks);
-  const std::byte* panel = task.panel;
-  const std::size_t group_bytes = blocks * kPanelBlock;
+[[gnu::always_inline]] inline void add_blocks(const std::byte* x, std::size_t row_bytes,
+                                              const std::byte* panel, std::size_t group_bytes,
+                                              std::size_t blocks) {
   _tile_zero(0);
   if constexpr (kTwoGroups) _tile_zero(1);
   if constexpr (kTwoTiles) _tile_zero(2);
   if constexpr (kTwoTiles && kTwoGroups) _tile_zero(3);
-  for (std::size_t b = 0; b < blocks; ++b, x += sizeof(QuantizedBlock), panel += kPanelBlock) {
+  for (std::size_t b = 0; b < blocks; ++b, x += kRowBlock, panel += kPanelBlock) {
     _tile_loadd(6, panel, kPanelLine);
     if constexpr (kTwoGroups) _tile_loadd(7, panel + group_bytes, kPanelLine);
     _tile_loadd(4, x, row_bytes);
@@ -50,18 +51,30 @@ void multiply_tiles(const MatmulTask& task, std::size_t first_row, std::size_t f
       if constexpr (kTwoGroups) _tile_dpbf16ps(3, 5, 7);
     }
   }
-  alignas(64) float sums[4][kTileRows][kGroupRows];
-  _tile_stored(0, sums[0], kPanelLine);
-  if constexpr (kTwoGroups) _tile_stored(1, sums[1], kPanelLine);
-  if constexpr (kTwoTiles) _tile_stored(2, sums[2], kPanelLine);
-  if constexpr (kTwoTiles && kTwoGroups) _tile_stored(3, sums[3], kPanelLine);
-  for (std::size_t t = 0; t < (kTwoTiles ? 2 : 1); ++t) {
-    const std::size_t row = first_row + t * kTileRows;
-    const std::size_t rows = task.rows - row < kTileRows ? task.rows - row : kTileRows;
-    for (std::size_t r = 0; r < rows; ++r) {
-      for (std::size_t g = 0; g < (kTwoGroups ? 2 : 1); ++g)
-        store_outputs(task, row + r, first_group + g, _mm512_load_ps(sums[2 * t + g][r]));
-    }
+}
+
+/// Stores them as rows of `stride` floats.
+template <bool kTwoTiles, bool kTwoGroups>
+[[gnu::always_inline]] inline void store_sums(float* c, std::size_t stride) {
+  const std::size_t bytes = stride * sizeof(float);
+  _tile_stored(0, c, bytes);
+  if constexpr (kTwoGroups) _tile_stored(1, c + kGroupRows, bytes);
+  if constexpr (kTwoTiles) _tile_stored(2, c + kTileRows * stride, bytes);
+  if constexpr (kTwoTiles && kTwoGroups) _tile_stored(3, c + kTileRows * stride + kGroupRows, bytes);
+}
+
+template <bool kTwoTiles, bool kTwoGroups>
+void multiply_panel(const MatmulTask& task, std::size_t first_row, std::size_t first_group) {
+  constexpr std::size_t kGroups = kTwoGroups ? 2 : 1;
+  const std::size_t blocks = task.cols / kBlockCols, row_bytes = 2 * task.cols;
+  add_blocks<kTwoTiles, kTwoGroups>(task.rounded + first_row * row_bytes, row_bytes, task.panel,
+                                    blocks * kPanelBlock, blocks);
+  alignas(64) float sums[(kTwoTiles ? 2 : 1) * kTileRows][kGroups * kGroupRows];
+  store_sums<kTwoTiles, kTwoGroups>(sums[0], kGroups * kGroupRows);
+  const std::size_t most = (kTwoTiles ? 2 : 1) * kTileRows, left = task.rows - first_row;
+  for (std::size_t r = 0; r < (left < most ? left : most); ++r) {
+    for (std::size_t g = 0; g < kGroups; ++g)
+      store_outputs(task, first_row + r, first_group + g, _mm512_load_ps(&sums[r][g * kGroupRows]));
   }
 }
 
@@ -69,8 +82,8 @@ template <bool kTwoGroups>
 void all_rows(const MatmulTask& task, std::size_t group) {
   std::size_t row = 0;
   for (; row + kTileRows < task.rows; row += 2 * kTileRows)
-    multiply_tiles<true, kTwoGroups>(task, row, group);
-  if (row < task.rows) multiply_tiles<false, kTwoGroups>(task, row, group);
+    multiply_panel<true, kTwoGroups>(task, row, group);
+  if (row < task.rows) multiply_panel<false, kTwoGroups>(task, row, group);
 }
 
 template <Storage kStorage, bool kHasMin>
@@ -88,7 +101,35 @@ void product(const MatmulTask& task) {
   _tile_release();  // a thread without tiles in use is cheaper to switch
 }
 
+template <bool kTwoTiles, bool kTwoGroups>
+void multiply_tile(const TileProduct& t, std::size_t row, std::size_t group) {
+  add_blocks<kTwoTiles, kTwoGroups>(t.a + row * t.a_row_bytes, t.a_row_bytes, t.panel + group * t.group_bytes,
+                                    t.group_bytes, t.blocks);
+  store_sums<kTwoTiles, kTwoGroups>(t.c + row * t.c_stride + group * kGroupRows, t.c_stride);
+}
+
+template <bool kTwoGroups>
+void tile_rows(const TileProduct& t, std::size_t group) {
+  std::size_t row = 0;
+  for (; row + kTileRows < t.rows; row += 2 * kTileRows) multiply_tile<true, kTwoGroups>(t, row, group);
+  if (row < t.rows) multiply_tile<false, kTwoGroups>(t, row, group);
+}
+
+void multiply_tiles(const TileProduct& t) {
+  std::size_t group = 0;
+  for (; group + 2 <= t.groups; group += 2) tile_rows<true>(t, group);
+  if (group < t.groups) tile_rows<false>(t, group);
+}
+
+void begin_tiles() { configure_tiles(); }
+void end_tiles() { _tile_release(); }
+
 }  // namespace
+}  // namespace spillway::gpu::host
+
+#include "gpu/host/attention_prompt.inl"
+
+namespace spillway::gpu::host {
 
 constinit const PromptKernels kAmxPromptKernels = {
     .u4 = product<Storage::kU4, false>,
@@ -96,6 +137,7 @@ constinit const PromptKernels kAmxPromptKernels = {
     .u8 = product<Storage::kU8, false>,
     .u8_min = product<Storage::kU8, true>,
     .round_row = round_row,
+    .attend = attend_rounded,
     .groups_per_pass = kGroupsAtOnce,
 };
 

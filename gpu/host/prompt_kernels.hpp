@@ -6,11 +6,10 @@
 // panel of bfloat16, and sums are fp32. Which tokens take this way depends on the tokens alone (given, not
 // generated), so that a row's result stays the same in every batch. Plain data only, as matmul_kernels.hpp.
 //
-// A row uses the memory of its QuantizedBlocks: block b holds columns [32 b, 32 b + 32) as 64 bytes of
-// bfloat16 in `values` and `residuals`.
-//
-// A panel holds groups one after the other, each [cols / 2][16 outputs][2 columns] bfloat16.
+// A panel holds groups one after the other, each [cols / 2][16 outputs][2 columns] bfloat16. Attention makes
+// such panels of keys and of values.
 
+#include "gpu/host/attention_kernels.hpp"
 #include "gpu/host/matmul_kernels.hpp"
 
 namespace spillway::gpu::host {
@@ -20,13 +19,20 @@ struct PromptKernels {
   MatmulKernels::Product u4_min = nullptr;
   MatmulKernels::Product u8 = nullptr;
   MatmulKernels::Product u8_min = nullptr;
-  /// Rounds x [cols] into blocks [cols / 32].
-  void (*round_row)(const float* x, std::size_t cols, QuantizedBlock* blocks) = nullptr;
+  /// Rounds x [cols] to bfloat16 [cols].
+  void (*round_row)(const float* x, std::size_t cols, std::byte* rounded) = nullptr;
+  /// As AttentionKernels::attend, with queries, keys, probabilities and values rounded to bfloat16. For what
+  /// can_attend_rounded() says.
+  void (*attend)(const AttentionTask&, const ScratchView&) = nullptr;
   std::size_t groups_per_pass = 0;  // of one panel
 };
 
 /// Kernels may read (never use) this many rows of activations past the last.
 inline constexpr std::size_t kPromptRowsPadding = 32;
+
+[[nodiscard]] inline bool can_attend_rounded(const KvLayout& layout) noexcept {
+  return layout.dtype != KvDType::kF32 && layout.block_size >= 16 && layout.head_dim % 32 == 0;
+}
 
 extern const PromptKernels kAvx512Bf16PromptKernels;
 extern const PromptKernels kAmxPromptKernels;

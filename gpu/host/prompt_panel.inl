@@ -12,6 +12,7 @@ namespace {
 constexpr std::size_t kPairsPerBlock = kBlockCols / 2;
 constexpr std::size_t kPanelLine = 64;  // bytes: one pair of columns of 16 outputs
 constexpr std::size_t kPanelBlock = kPairsPerBlock * kPanelLine;
+constexpr std::size_t kRowBlock = 2 * kBlockCols;  // bytes of a row of activations
 
 /// 16 pairs (low, high) as bfloat16, low first.
 [[gnu::always_inline]] inline __m512i pairs_of(__m512 low, __m512 high) {
@@ -74,12 +75,13 @@ void fill_panel(const MatmulTask& task, std::size_t first_group, std::size_t gro
   }
 }
 
-void round_row(const float* x, std::size_t cols, QuantizedBlock* blocks) {
-  static_assert(offsetof(QuantizedBlock, residuals) == kBlockCols);
-  for (std::size_t b = 0; b < cols / kBlockCols; ++b, x += kBlockCols) {
-    _mm512_storeu_si512(&blocks[b],
-                        (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x)));
-  }
+/// 32 floats, rounded.
+[[gnu::always_inline]] inline __m512i rounded32(const float* x) {
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
+}
+
+void round_row(const float* x, std::size_t cols, std::byte* rounded) {
+  for (std::size_t k = 0; k < cols; k += kBlockCols) _mm512_store_si512(rounded + 2 * k, rounded32(x + k));
 }
 
 [[gnu::always_inline]] inline void store_outputs(const MatmulTask& task, std::size_t row, std::size_t group,
@@ -89,6 +91,20 @@ void round_row(const float* x, std::size_t cols, QuantizedBlock* blocks) {
   if (task.bias != nullptr) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, task.bias + output));
   _mm512_mask_storeu_ps(task.y + row * task.y_stride + output, lanes, sum);
 }
+
+/// c[row][16 * group + lane] = sum over columns of a[row] and the panel's groups. The file that includes this
+/// defines multiply_tiles(), to be called between begin_tiles() and end_tiles().
+struct TileProduct {
+  const std::byte* a = nullptr;  // bfloat16; memory for the padding rows must follow
+  std::size_t a_row_bytes = 0;
+  std::size_t rows = 0;
+  const std::byte* panel = nullptr;  // of the first group
+  std::size_t group_bytes = 0;
+  std::size_t groups = 0;
+  std::size_t blocks = 0;  // of 32 columns
+  float* c = nullptr;      // 64-byte aligned, with room for the padding rows
+  std::size_t c_stride = 0;
+};
 
 }  // namespace
 }  // namespace spillway::gpu::host

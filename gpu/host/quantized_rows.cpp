@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/host/quantized_rows.hpp"
 
-#include <cstring>
 #include <new>
 
 #include "runtime/check.hpp"
@@ -21,7 +20,6 @@ void QuantizedRows::Free::operator()(QuantizedBlock* blocks) const noexcept {
 QuantizedRows::QuantizedRows(std::size_t max_rows, std::size_t max_cols)
     : max_rows_(max_rows), max_cols_((max_cols + kBlockCols - 1) / kBlockCols * kBlockCols) {
   blocks_.reset(static_cast<QuantizedBlock*>(::operator new[](bytes(), kCacheLine)));
-  std::memset(static_cast<void*>(blocks_.get()), 0, bytes());
 }
 
 void QuantizedRows::set_cols(std::size_t cols, Precision precision) noexcept {
@@ -33,11 +31,6 @@ void QuantizedRows::set_cols(std::size_t cols, Precision precision) noexcept {
 void QuantizedRows::quantize_row(const MatmulKernels& kernels, const float* x, std::size_t row) noexcept {
   SPW_CHECK(row < max_rows_);
   kernels.quantize_row(x, cols_, precision_, blocks_.get() + row * (cols_ / kBlockCols));
-}
-
-void QuantizedRows::round_row(const PromptKernels& kernels, const float* x, std::size_t row) noexcept {
-  SPW_CHECK(row < max_rows_);
-  kernels.round_row(x, cols_, blocks_.get() + row * (cols_ / kBlockCols));
 }
 
 }  // namespace spillway::gpu::host

@@ -12,7 +12,6 @@
 #include <memory>
 
 #include "gpu/host/matmul_kernels.hpp"
-#include "gpu/host/prompt_kernels.hpp"
 
 namespace spillway::gpu::host {
 
@@ -28,9 +27,6 @@ class QuantizedRows {
   /// Quantizes x [cols] into `row`. Gives the same bits on every target.
   void quantize_row(const MatmulKernels& kernels, const float* x, std::size_t row) noexcept;
 
-  /// Rounds x [cols] into `row` as bfloat16, for prompt kernels.
-  void round_row(const PromptKernels& kernels, const float* x, std::size_t row) noexcept;
-
   [[nodiscard]] std::size_t max_rows() const noexcept { return max_rows_; }
   [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
   [[nodiscard]] Precision precision() const noexcept { return precision_; }
@@ -39,8 +35,7 @@ class QuantizedRows {
     return blocks_.get() + row * (cols_ / kBlockCols);
   }
   [[nodiscard]] std::size_t bytes() const noexcept {
-    const std::size_t rows = max_rows_ == 0 ? 0 : max_rows_ + kPromptRowsPadding;
-    return rows * (max_cols_ / kBlockCols) * sizeof(QuantizedBlock);
+    return max_rows_ * (max_cols_ / kBlockCols) * sizeof(QuantizedBlock);
   }
 
  private:
