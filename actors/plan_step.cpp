@@ -93,14 +93,15 @@ StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
     if (!memory.reserve(sequence, end, decision.preempt)) continue;
     const std::uint32_t count = end - sequence.computed;
     tokens_left -= count;
-    decision.sequences.push_back({.id = id,
-                                  .first_position = sequence.computed,
-                                  .token_count = count,
-                                  .prompt_count = sequence.computed < sequence.prompt_length
-                                                      ? std::min(count, sequence.prompt_length - sequence.computed)
-                                                      : 0,
-                                  .samples = end == sequence.length() && sequence.params.max_tokens > 0,
-                                  .token_from_row = false});
+    decision.sequences.push_back(
+        {.id = id,
+         .first_position = sequence.computed,
+         .token_count = count,
+         .prompt_count = sequence.computed < sequence.prompt_length
+                             ? std::min(count, sequence.prompt_length - sequence.computed)
+                             : 0,
+         .samples = end == sequence.length() && sequence.params.max_tokens > 0,
+         .token_from_row = false});
   }
   return decision;
 }

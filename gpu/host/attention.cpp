@@ -162,7 +162,8 @@ void AttentionPlan::run(TeamMember& member, const AttentionKernels& kernels, con
       following = task(items_[i + 1], pool, layer, q, q_stride, out, out_stride);
       t.next = &following;
     }
-    const auto attend = spans_[item.span].prompt != nullptr ? spans_[item.span].prompt->attend : kernels.attend;
+    const auto attend =
+        spans_[item.span].prompt != nullptr ? spans_[item.span].prompt->attend : kernels.attend;
     if (item.split == 0) {
       attend(t, scratch);
       return;

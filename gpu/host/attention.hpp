@@ -41,7 +41,7 @@ struct AttentionSpan {
   std::uint32_t tokens = 0;
   std::uint32_t q_row = 0;  // of its first token
   std::uint32_t out_row = 0;
-  const BlockId* blocks = nullptr;  // from position 0 on; outlives the plan's use
+  const BlockId* blocks = nullptr;        // from position 0 on; outlives the plan's use
   const PromptKernels* prompt = nullptr;  // not null: attends by these
 };
 

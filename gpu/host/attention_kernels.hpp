@@ -51,13 +51,13 @@ inline constexpr std::uint32_t kPromptBlockRows = 32;
 
 /// One thread's working memory, as the kernels see it. AttentionScratch owns it.
 struct ScratchView {
-  float* keys = nullptr;      // one partition in fp32: [kPartitionSlots / 16][head_dim][16]
-  float* values = nullptr;    // [kPartitionSlots][padded_dim]
-  float* packed_q = nullptr;  // [rows / kBlockRows][head_dim][rows of the block]
-  float* scores = nullptr;    // [kPromptBlockRows][kPartitionSlots]
-  float* part = nullptr;      // [kPromptBlockRows][padded_dim]: one partition's sum of p * v
+  float* keys = nullptr;               // one partition in fp32: [kPartitionSlots / 16][head_dim][16]
+  float* values = nullptr;             // [kPartitionSlots][padded_dim]
+  float* packed_q = nullptr;           // [rows / kBlockRows][head_dim][rows of the block]
+  float* scores = nullptr;             // [kPromptBlockRows][kPartitionSlots]
+  float* part = nullptr;               // [kPromptBlockRows][padded_dim]: one partition's sum of p * v
   std::byte* probabilities = nullptr;  // bfloat16 [kPromptBlockRows][kPartitionSlots], prompt kernels only
-  float* sums = nullptr;      // [rows][padded_dim + 2]: the running sum of p * v, maximum, sum of p
+  float* sums = nullptr;               // [rows][padded_dim + 2]: the running sum of p * v, maximum, sum of p
 };
 
 struct AttentionKernels {

@@ -11,23 +11,52 @@
 namespace spillway::gpu::host {
 namespace {
 
+/// 16 slots of keys in one block, or in two that hold 8 each.
+template <KvDType T>
+class KeySlots {
+ public:
+  KeySlots(const AttentionTask& task, std::uint32_t position, std::uint32_t end)
+      : size_(task.layout->block_size), first_(chunk(task, position)), second_(first_) {
+    if (size_ < 16 && position + size_ < end) second_ = chunk(task, position + size_);
+    scales_offset_ = task.layout->k_scale_offset;
+    lane_ = position % size_;
+  }
+  [[nodiscard]] SPW_INLINE V16 dimension(std::uint32_t d) const {
+    const std::size_t offset = (std::size_t{d} * size_ + lane_) * Stored<T>::kBytes;
+    return both(Stored<T>::read(first_ + offset), Stored<T>::read(second_ + offset));
+  }
+  [[nodiscard]] SPW_INLINE V16 scale(std::uint32_t d) const {
+    const std::size_t offset = scales_offset_ + (std::size_t{d / 32} * size_ + lane_) * 2;
+    return both(load16_f16(reinterpret_cast<const std::uint16_t*>(first_ + offset)),
+                load16_f16(reinterpret_cast<const std::uint16_t*>(second_ + offset)));
+  }
+
+ private:
+  static const std::byte* chunk(const AttentionTask& task, std::uint32_t position) {
+    const auto block = static_cast<std::size_t>(task.blocks[position / task.layout->block_size]);
+    return task.k_pool + block * task.layout->block_bytes;
+  }
+  [[nodiscard]] SPW_INLINE V16 both(V16 a, V16 b) const {
+    return size_ < 16 ? V16{_mm512_insertf32x8(a.v, _mm512_castps512_ps256(b.v), 1)} : a;
+  }
+  std::uint32_t size_, lane_ = 0;
+  std::size_t scales_offset_ = 0;
+  const std::byte* first_;
+  const std::byte* second_;
+};
+
 /// Keys of slots [first, last): groups of 16 slots, each [head_dim / 2][16 slots][2].
 template <KvDType T>
 void fill_keys(const AttentionTask& task, std::uint32_t index, std::uint32_t first, std::uint32_t last,
                std::byte* panel) {
-  const KvLayout& layout = *task.layout;
-  const std::size_t step = layout.block_size * Stored<T>::kBytes;
+  const std::uint32_t head_dim = task.layout->head_dim, base = index * kPartitionSlots;
   for (std::uint32_t slot = first / 16 * 16; slot < last; slot += 16) {
-    const std::uint32_t position = index * kPartitionSlots + slot, lane = position % layout.block_size;
-    const std::byte* chunk =
-        task.k_pool + static_cast<std::size_t>(task.blocks[position / layout.block_size]) * layout.block_bytes;
-    const std::byte* k = chunk + lane * Stored<T>::kBytes;
-    const auto* scales = reinterpret_cast<const std::uint16_t*>(chunk + layout.k_scale_offset) + lane;
-    std::byte* out = panel + std::size_t{slot / 16} * (layout.head_dim / 2) * kPanelLine;
-    for (std::uint32_t d = 0; d < layout.head_dim; d += 2, k += 2 * step, out += kPanelLine) {
-      V16 even = Stored<T>::read(k), odd = Stored<T>::read(k + step);
+    const KeySlots<T> keys(task, base + slot, base + last);
+    std::byte* out = panel + std::size_t{slot / 16} * (head_dim / 2) * kPanelLine;
+    for (std::uint32_t d = 0; d < head_dim; d += 2, out += kPanelLine) {
+      V16 even = keys.dimension(d), odd = keys.dimension(d + 1);
       if constexpr (T == KvDType::kQ8_0) {
-        const V16 scale = load16_f16(scales + d / 32 * layout.block_size);
+        const V16 scale = keys.scale(d);
         even = mul16(even, scale), odd = mul16(odd, scale);
       }
       _mm512_store_si512(out, pairs_of(even.v, odd.v));

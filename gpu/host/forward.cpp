@@ -328,9 +328,8 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
 
   const std::uint32_t rows = last ? num_samples() : all_rows;
   if (weights.o.needs_quantized()) {
-    for_rows(member, rows, [&](std::uint32_t row) {
-      finish_input(attended_, weights.o, row, !last && is_prompt(row));
-    });
+    for_rows(member, rows,
+             [&](std::uint32_t row) { finish_input(attended_, weights.o, row, !last && is_prompt(row)); });
     member.barrier();
     timer.mark(member, Phase::kRows);
   }

@@ -94,8 +94,8 @@ class Forward {
   void mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t rows, PhaseTimer& timer);
   void head(TeamMember& member, PhaseTimer& timer);
   /// x[row] takes in y[row]; then the row becomes the next product's input.
-  void close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
-                   const PackedProduct& product, bool prompt);
+  void close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next, const PackedProduct& product,
+                   bool prompt);
   [[nodiscard]] bool is_prompt(std::uint32_t row) const noexcept {
     return prompt_kernels_ != nullptr && tokens_[row].prompt;
   }
@@ -103,7 +103,7 @@ class Forward {
   const HostModel& model_;
   const KvLayout& layout_;
   const MatmulKernels& matmul_kernels_;
-  const PromptKernels* const prompt_kernels_;  // null: none, or no product for them
+  const PromptKernels* const prompt_kernels_;    // null: none, or no product for them
   const PromptKernels* const prompt_attention_;  // null: none, or not for this cache
   const AttentionKernels& attention_kernels_;
   const RowKernels& row_kernels_;

@@ -19,11 +19,11 @@
 namespace spillway::gpu::host {
 
 struct HostOptions {
-  std::uint32_t threads = 0;                      // the team's size; 0: one per available core
+  std::uint32_t threads = 0;               // the team's size; 0: one per available core
   CpuTarget cpu_target = CpuTarget::kAmx;  // at most this
-  ClockFn clock;                                  // ns, monotonic; empty: the system's steady clock
-  SpanHook* span_hook = nullptr;                  // outlives the device; may be null
-  bool phase_sums = false;                        // keep phase_sums_ns()
+  ClockFn clock;                           // ns, monotonic; empty: the system's steady clock
+  SpanHook* span_hook = nullptr;           // outlives the device; may be null
+  bool phase_sums = false;                 // keep phase_sums_ns()
 
   // For tests and calibration.
   std::function<bool(const StepPlan&)> fail_step;  // true: the step fails before it writes anything

@@ -142,8 +142,8 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
   const std::size_t passes = divide_up(product.groups_, groups_per_pass);
   const std::size_t groups_per_chunk = std::max<std::size_t>(1, passes / chunks_wanted) * groups_per_pass;
   const std::size_t group_chunks = divide_up(product.groups_, groups_per_chunk);
-  const std::size_t row_chunks = std::clamp<std::size_t>(chunks_wanted / group_chunks, 1,
-                                                         std::max<std::size_t>(1, rows / row_step));
+  const std::size_t row_chunks =
+      std::clamp<std::size_t>(chunks_wanted / group_chunks, 1, std::max<std::size_t>(1, rows / row_step));
   const std::size_t rows_per_chunk = divide_up(rows, row_chunks);
 
   auto run_chunk = [&](std::uint32_t chunk) {

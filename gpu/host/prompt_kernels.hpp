@@ -31,7 +31,7 @@ struct PromptKernels {
 inline constexpr std::size_t kPromptRowsPadding = 32;
 
 [[nodiscard]] inline bool can_attend_rounded(const KvLayout& layout) noexcept {
-  return layout.dtype != KvDType::kF32 && layout.block_size >= 16 && layout.head_dim % 32 == 0;
+  return layout.dtype != KvDType::kF32 && layout.head_dim % 32 == 0;
 }
 
 extern const PromptKernels kAvx512Bf16PromptKernels;

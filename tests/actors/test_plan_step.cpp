@@ -43,8 +43,8 @@ TEST_CASE("plan: decodes come first, prompts get what is left of the budget in c
   const auto answer = bench.decoding(10);
   const StepDecision step = plan_step(bench.state, bench.budget);
   REQUIRE(step.sequences.size() == 2);
-  CHECK(step.sequences[0] == PlannedSequence{answer, 9, 1, true, false});
-  CHECK(step.sequences[1] == PlannedSequence{prompt, 0, 15, false, false});
+  CHECK(step.sequences[0] == PlannedSequence{answer, 9, 1, 0, true, false});
+  CHECK(step.sequences[1] == PlannedSequence{prompt, 0, 15, 15, false, false});
 }
 
 TEST_CASE("plan: the last chunk of a prompt samples") {
@@ -52,7 +52,7 @@ TEST_CASE("plan: the last chunk of a prompt samples") {
   const auto prompt = bench.prefilling(20, 16);
   const StepDecision step = plan_step(bench.state, bench.budget);
   REQUIRE(step.sequences.size() == 1);
-  CHECK(step.sequences[0] == PlannedSequence{prompt, 16, 4, true, false});
+  CHECK(step.sequences[0] == PlannedSequence{prompt, 16, 4, 4, true, false});
 }
 
 TEST_CASE("plan: a token that is still on the device feeds the next step from there") {
@@ -63,7 +63,20 @@ TEST_CASE("plan: a token that is still on the device feeds the next step from th
   sequence.computed = 10;
   const StepDecision step = plan_step(bench.state, bench.budget);
   REQUIRE(step.sequences.size() == 1);
-  CHECK(step.sequences[0] == PlannedSequence{answer, 10, 1, true, true});
+  CHECK(step.sequences[0] == PlannedSequence{answer, 10, 1, 0, true, true});
+}
+
+TEST_CASE("plan: what is computed again keeps apart the tokens of the prompt and those generated") {
+  Bench bench;
+  bench.budget.max_batched_tokens = 8;
+  const auto preempted = bench.add(10, Sequence::Phase::kRunning, 4, 6);
+  StepDecision step = plan_step(bench.state, bench.budget);
+  REQUIRE(step.sequences.size() == 1);
+  CHECK(step.sequences[0] == PlannedSequence{preempted, 4, 8, 6, false, false});
+  bench.state.at(preempted).computed = 12;
+  step = plan_step(bench.state, bench.budget);
+  REQUIRE(step.sequences.size() == 1);
+  CHECK(step.sequences[0] == PlannedSequence{preempted, 12, 4, 0, true, false});
 }
 
 TEST_CASE("plan: a sequence at its limits gets no further step") {
@@ -111,7 +124,7 @@ TEST_CASE("plan: a prompt chunk is cut to the blocks there are before anybody is
   const StepDecision step = plan_step(bench.state, bench.budget);
   CHECK(step.preempt.empty());
   REQUIRE(step.sequences.size() == 1);
-  CHECK(step.sequences[0] == PlannedSequence{prompt, 0, 8, false, false});
+  CHECK(step.sequences[0] == PlannedSequence{prompt, 0, 8, 8, false, false});
 }
 
 TEST_CASE("admission: first come first served, as rows and blocks allow") {

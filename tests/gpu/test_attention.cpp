@@ -8,6 +8,7 @@
 #include <random>
 
 #include "gpu/host/cpu.hpp"
+#include "gpu/host/matmul.hpp"
 #include "tests/support/catch.hpp"
 
 namespace spillway::gpu::host {
@@ -85,14 +86,16 @@ struct Fixture {
   }
 
   [[nodiscard]] std::vector<float> attend(const AttentionKernels& kernels, std::uint32_t first,
-                                          std::uint32_t tokens, std::uint32_t threads) const {
+                                          std::uint32_t tokens, std::uint32_t threads,
+                                          const PromptKernels* prompt = nullptr) const {
     ThreadTeam team(threads);
     std::vector<AttentionScratch> scratch;
     for (std::uint32_t t = 0; t < threads; ++t) scratch.emplace_back(layout, shape.heads / shape.kv_heads);
     const std::size_t stride = std::size_t{shape.heads} * shape.head_dim;
     std::vector<float> out(tokens * stride, -1.0f);
     AttentionPlan plan;
-    plan.build({{first, tokens, first, 0, blocks.data()}}, layout, {shape.heads, shape.window, threads});
+    plan.build({{first, tokens, first, 0, blocks.data(), prompt}}, layout,
+               {shape.heads, shape.window, threads});
     for (int repeat = 0; repeat < 2; ++repeat) {  // a plan runs once a layer
       team.run([&](TeamMember& member) {
         plan.run(member, kernels, pool.data(), 1, q.data(), stride, out.data(), stride,
@@ -165,6 +168,47 @@ TEST_CASE("attention: a row has the same bits in a tile of any size and on any n
       for (const std::uint32_t threads : {1u, 3u}) {
         INFO("tokens [" << first << ", " << first + tokens << "), " << threads << " threads");
         const std::vector<float> some = fixture.attend(kernels, first, tokens, threads);
+        const auto begin = all.begin() + static_cast<std::ptrdiff_t>(first * stride);
+        CHECK(std::equal(some.begin(), some.end(), begin));
+      }
+    }
+  }
+}
+
+TEST_CASE("attention: in bfloat16 a prompt stays close to a double-precision softmax, in tiles of any size") {
+  const Shape shape =
+      GENERATE(Shape{9, 3, 64, 16, 0, KvDType::kF16}, Shape{4, 2, 64, 16, 40, KvDType::kF16},
+               Shape{7, 1, 32, 8, 300, KvDType::kQ8_0}, Shape{4, 2, 64, 8, 0, KvDType::kF16},
+               Shape{3, 3, 96, 64, 0, KvDType::kBF16}, Shape{4, 1, 128, 32, 0, KvDType::kQ8_0},
+               Shape{100, 1, 32, 16, 0, KvDType::kF16});
+  constexpr std::uint32_t kLength = 560;
+  for (const CpuTarget target : available_cpu_targets()) {
+    const PromptKernels* prompt = prompt_kernels(target);
+    if (prompt == nullptr) continue;
+    INFO(to_string(target) << ", heads " << shape.heads << "/" << shape.kv_heads << ", KV type "
+                           << static_cast<int>(shape.dtype));
+    const AttentionKernels& kernels = attention_kernels(target);
+    const Fixture fixture(shape, kLength, kernels);
+    REQUIRE(can_attend_rounded(fixture.layout));
+    const std::size_t stride = std::size_t{shape.heads} * shape.head_dim;
+    const std::vector<float> all = fixture.attend(kernels, 0, kLength, 1, prompt);
+    double worst = 0;
+    for (std::uint32_t position : {0u, 1u, 15u, 16u, 17u, 255u, 256u, 257u, 511u, 512u, 559u}) {
+      for (std::uint32_t head = 0; head < shape.heads; head += std::max(1u, shape.heads / 4)) {
+        const std::vector<double> expected = fixture.reference(position, head);
+        const float* got = all.data() + (std::size_t{position} * shape.heads + head) * shape.head_dim;
+        for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
+          const double error = std::abs(got[i] - expected[i]);
+          worst = error <= worst ? worst : error;  // NaN counts as worst
+        }
+      }
+    }
+    CHECK(worst < 5e-2);
+    for (const auto& [first, tokens] : std::vector<std::pair<std::uint32_t, std::uint32_t>>{
+             {0, 1}, {255, 1}, {256, 1}, {559, 1}, {250, 7}, {500, 60}, {3, 2}, {511, 5}}) {
+      for (const std::uint32_t threads : {1u, 3u}) {
+        INFO("tokens [" << first << ", " << first + tokens << "), " << threads << " threads");
+        const std::vector<float> some = fixture.attend(kernels, first, tokens, threads, prompt);
         const auto begin = all.begin() + static_cast<std::ptrdiff_t>(first * stride);
         CHECK(std::equal(some.begin(), some.end(), begin));
       }

@@ -191,6 +191,80 @@ TEST_CASE("matmul: a row's result does not depend on the batch, the threads or t
   }
 }
 
+namespace {
+
+/// y [rows, product.rows()] by the prompt kernels.
+std::vector<float> multiply_rounded(const PackedProduct& product, CpuTarget target, ThreadTeam& team,
+                                    const std::vector<float>& x, std::size_t rows) {
+  const PromptKernels& prompt = *prompt_kernels(target);
+  AlignedRows rounded(rows + kPromptRowsPadding, product.cols() * 2);
+  AlignedRows panels(team.size(), product.panel_bytes(prompt));
+  for (std::size_t row = 0; row < rows; ++row)
+    prompt.round_row(&x[row * product.cols()], product.cols(), rounded.row(row));
+  std::vector<float> y(rows * product.rows(), 12345.0f);
+  team.run([&](TeamMember& member) {
+    Activations activations;
+    activations.prompt = &prompt;
+    activations.rounded = &rounded;
+    activations.panel = panels.row(member.index());
+    matmul(member, matmul_kernels(target), product, activations, rows, y.data(), product.rows());
+  });
+  return y;
+}
+
+double bfloat(double x) {
+  const float narrow = static_cast<float>(x);
+  std::uint32_t bits;
+  std::memcpy(&bits, &narrow, sizeof bits);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+  float rounded;
+  std::memcpy(&rounded, &bits, sizeof rounded);
+  return rounded;
+}
+
+}  // namespace
+
+TEST_CASE("matmul: prompts in bfloat16 agree with a double reference, whatever the batch") {
+  ThreadTeam one(1);
+  ThreadTeam three(3);
+  for (CpuTarget target : available_cpu_targets()) {
+    if (prompt_kernels(target) == nullptr) continue;
+    for (model::DType dtype : kAllDTypes) {
+      if (model::block_elements(dtype) == 1) continue;
+      for (std::size_t cols : {32, 224}) {
+        const std::size_t outputs = 16 * 7 + 5;
+        const RandomTensor weight(dtype, outputs, cols, 11);
+        const model::TensorView view = weight.view();
+        const ProductPart part{&view, nullptr, {}};
+        const Product product({&part, 1}, one);
+        const std::size_t most = 600;
+        const std::vector<float> x = random_activations(most * cols, 5);
+        const std::vector<float> whole = multiply_rounded(product.packed, target, three, x, most);
+        INFO(to_string(target) << " " << to_string(dtype) << " " << cols << " columns");
+        double worst = 0;
+        for (std::size_t row = 0; row < most; row += 29) {
+          for (std::size_t output = 0; output < outputs; ++output) {
+            double expected = 0, magnitude = 1e-30;
+            for (std::size_t k = 0; k < cols; ++k) {
+              const double term = bfloat(weight.at(output, k)) * bfloat(x[row * cols + k]);
+              expected += term;
+              magnitude += std::abs(term);
+            }
+            const double error = std::abs(whole[row * outputs + output] - expected) / magnitude;
+            worst = error <= worst ? worst : error;
+          }
+        }
+        CHECK(worst < 1e-4);  // a weight near the middle of two may be rounded from a fused d u + m
+        for (std::size_t m : {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 257}) {
+          INFO("rows " << m);
+          const std::vector<float> y = multiply_rounded(product.packed, target, m % 2 ? one : three, x, m);
+          CHECK(same_bits(y.data(), whole.data(), m * outputs));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("matmul: stacked tensors of different types give the results of each alone, with biases") {
   ThreadTeam team(2);
   const std::size_t cols = 64;
