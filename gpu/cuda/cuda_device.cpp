@@ -2,6 +2,7 @@
 #include "gpu/cuda/cuda_device.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <string>
 #include <utility>
@@ -38,6 +39,7 @@ struct StepSlot {
 };
 
 struct CopySlot {
+  cudaEvent_t begin = nullptr;  // only for spans
   cudaEvent_t end = nullptr;
   Ticket ticket = 0;
 };
@@ -64,6 +66,7 @@ class CudaDevice final : public Device {
   Result<void> warm_up();
 
   void lose(const Error& why);
+  void tell_span(const char* name, cudaEvent_t begin, cudaEvent_t end);
   StepResult collect(StepSlot& slot);
 
   const DeviceOptions options_;
@@ -92,6 +95,8 @@ class CudaDevice final : public Device {
   std::deque<std::pair<Ticket, StepResult>> results_;
   Ticket last_step_ = 0, done_step_ = 0, last_copy_ = 0, done_copy_ = 0;
   std::string lost_;  // why the device no longer works
+  cudaEvent_t origin_ = nullptr;  // only for spans: passed when the steady clock read origin_ns_
+  std::int64_t origin_ns_ = 0;
 };
 
 CudaDevice::~CudaDevice() {
@@ -102,8 +107,11 @@ CudaDevice::~CudaDevice() {
     if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
     if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
   }
-  for (CopySlot& slot : copy_slots_)
+  for (CopySlot& slot : copy_slots_) {
+    if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
     if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
+  }
+  if (origin_ != nullptr) (void)cudaEventDestroy(origin_);
   if (compute_ != nullptr) (void)cudaStreamDestroy(compute_);
   if (copies_stream_ != nullptr) (void)cudaStreamDestroy(copies_stream_);
 }
@@ -237,9 +245,20 @@ Result<void> CudaDevice::make_slots() {
   }
   copy_slots_.resize(kCopiesMax);
   for (CopySlot& slot : copy_slots_) {
-    if (Result<void> done = check_cuda(cudaEventCreateWithFlags(&slot.end, cudaEventDisableTiming), "event"); !done)
+    const bool timed = static_cast<bool>(cuda_.on_span);
+    if (Result<void> done =
+            check_cuda(cudaEventCreateWithFlags(&slot.end, timed ? 0 : cudaEventDisableTiming), "event");
+        !done)
       return done;
+    if (timed)
+      if (Result<void> done = check_cuda(cudaEventCreate(&slot.begin), "event"); !done) return done;
   }
+  if (!cuda_.on_span) return {};
+  if (Result<void> done = check_cuda(cudaEventCreate(&origin_), "event"); !done) return done;
+  if (Result<void> done = check_cuda(cudaEventRecord(origin_, compute_), "event"); !done) return done;
+  if (Result<void> done = check_cuda(cudaEventSynchronize(origin_), "event"); !done) return done;
+  origin_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+                   .count();
   return {};
 }
 
@@ -377,6 +396,15 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   return ticket;
 }
 
+void CudaDevice::tell_span(const char* name, cudaEvent_t begin, cudaEvent_t end) {
+  if (!cuda_.on_span || !lost_.empty()) return;
+  float from_ms = 0, to_ms = 0;
+  (void)cudaEventElapsedTime(&from_ms, origin_, begin);
+  (void)cudaEventElapsedTime(&to_ms, origin_, end);
+  const auto ns = [this](float ms) { return origin_ns_ + static_cast<std::int64_t>(static_cast<double>(ms) * 1e6); };
+  cuda_.on_span(name, ns(from_ms), ns(to_ms));
+}
+
 StepResult CudaDevice::collect(StepSlot& slot) {
   StepResult result;
   result.step = slot.plan.step;
@@ -446,6 +474,7 @@ Result<Ticket> CudaDevice::copy(CopyPlan plan) {
   slot.ticket = ticket;
   if (plan.wait_for_step > done_step_)
     (void)cudaStreamWaitEvent(copies_stream_, slots_[plan.wait_for_step % slots_.size()].end, 0);
+  if (slot.begin != nullptr) (void)cudaEventRecord(slot.begin, copies_stream_);
   const Memory& from = reads_host ? host_pool_ : pool_;
   const Memory& to = writes_host ? host_pool_ : pool_;
   const std::size_t bytes = info_.kv_block_bytes;
@@ -474,12 +503,15 @@ bool CudaDevice::poll() noexcept {
   };
   while (done_copy_ < last_copy_ && passed(copy_slots_[(done_copy_ + 1) % copy_slots_.size()].end)) {
     ++done_copy_;
+    CopySlot& slot = copy_slots_[done_copy_ % copy_slots_.size()];
+    if (slot.begin != nullptr) tell_span("copy", slot.begin, slot.end);
     if (sink_ != nullptr) sink_->on_copy_complete(done_copy_);
   }
   while (done_step_ < last_step_) {
     StepSlot& slot = slots_[(done_step_ + 1) % slots_.size()];
     if (!passed(slot.end)) break;
     results_.emplace_back(slot.ticket, collect(slot));
+    tell_span("step", slot.begin, slot.end);
     ++done_step_;
     if (sink_ != nullptr) sink_->on_step_complete(done_step_);
   }

@@ -21,6 +21,9 @@ struct CudaOptions {
   bool dummy_weights = false;          // random weights of the spec's shape, made on the device
   bool graphs = true;                  // replay decode steps as CUDA graphs
 
+  /// A step ("step") or a copy ("copy") as the device timed it, in ns of the steady clock; from poll().
+  std::function<void(const char* name, std::int64_t begin_ns, std::int64_t end_ns)> on_span;
+
   /// For tests: the raw logits [vocab] of each sequence that samples, from poll(). Steps are then serial.
   std::function<void(const StepPlan&, std::uint32_t sequence_index, std::span<const float> logits)> on_logits;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/element.cuh"
+#include "gpu/cuda/launch.cuh"
+#include "gpu/cuda/mma.cuh"
 
 namespace spillway::gpu::cuda {
 namespace {
@@ -10,18 +12,6 @@ constexpr int kVector = 8;      // elements of a 16-byte load
 constexpr int kInFlight = 4;    // keys a lane group has under way
 
 __host__ __device__ constexpr int lanes_for(int head_dim) { return head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32; }
-
-struct alignas(16) Packed {
-  unsigned words[4];
-};
-
-__device__ __forceinline__ Packed load_stream(const void* from) {  // read once: keep it out of L1
-  Packed x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.words[0]), "=r"(x.words[1]), "=r"(x.words[2]), "=r"(x.words[3])
-               : "l"(from));
-  return x;
-}
 
 template <class T>
 __device__ __forceinline__ void unpack(const Packed& x, float (&out)[kVector]) {
@@ -36,6 +26,7 @@ template <class T, int kHeadDim, int kGroup>
 __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionParams p) {
   constexpr int kLanes = lanes_for(kHeadDim), kKeysAWarp = 32 / kLanes, kGroups = kWarps * kKeysAWarp;
   constexpr int kStep = kGroups * kInFlight;
+  wait_for_producer();
   if (static_cast<int>(blockIdx.y) >= *p.num_items) return;
   const DecodeItem item = p.items[blockIdx.y];
   const int kv_head = blockIdx.x, lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
@@ -191,11 +182,11 @@ void launch_for_group(const AttentionParams& p, cudaStream_t stream) {
   const dim3 grid(p.kv_heads, p.max_items);
   const int queries = p.heads / p.kv_heads;
   if (queries == 1) {
-    decode_attention<T, kHeadDim, 1><<<grid, kWarps * 32, 0, stream>>>(p);
+    launch_overlapped(decode_attention<T, kHeadDim, 1>, grid, kWarps * 32, 0, p, stream);
   } else if (queries <= 4) {
-    decode_attention<T, kHeadDim, 4><<<grid, kWarps * 32, 0, stream>>>(p);
+    launch_overlapped(decode_attention<T, kHeadDim, 4>, grid, kWarps * 32, 0, p, stream);
   } else {
-    decode_attention<T, kHeadDim, 8><<<grid, kWarps * 32, 0, stream>>>(p);
+    launch_overlapped(decode_attention<T, kHeadDim, 8>, grid, kWarps * 32, 0, p, stream);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "gpu/cuda/rows.hpp"
+#include "gpu/cuda/skinny_matmul.hpp"
 
 namespace spillway::gpu::cuda {
 
@@ -86,7 +87,17 @@ Result<void> Forward::status() const {
 }
 
 void Forward::multiply(const Step& s, const DeviceMatrix& w, const Memory& x, int tokens, const Memory& y, bool wide) {
-  if (s.tune) matmul_->tune(w, x.data(), tokens, y.data(), wide, s.stream);
+  if (s.tune) {
+    std::vector<DeviceMatrix> alike;
+    for (const DeviceLayer& layer : model_.layers) {
+      for (const DeviceMatrix* other : {&layer.qkv, &layer.o, &layer.up, &layer.down}) {
+        if (other->rows == w.rows && other->cols == w.cols && (other->bias == nullptr) == (w.bias == nullptr))
+          alike.push_back(*other);
+      }
+    }
+    if (alike.empty()) alike.push_back(w);
+    matmul_->tune(alike, x.data(), tokens, y.data(), wide, s.stream);
+  }
   matmul_->multiply(w, x.data(), tokens, y.data(), wide, s.stream);
 }
 
@@ -204,6 +215,35 @@ void Forward::close(const Step& s, const DeviceNorm& own, const DeviceNorm* next
   launch_norm(n, s.stream);
 }
 
+void Forward::widen(const Step& s, const DeviceLayer& layer, int rows) {
+  const model::ModelSpec& spec = model_.spec;
+  const bool gated = spec.mlp == model::MlpKind::kGated;
+  if (gated && !s.tune && matmul_->is_skinny(layer.up, rows, false) && spec.intermediate_size % 16 == 0) {
+    launch_skinny({.element = model_.element,
+                   .weight = layer.up.weight,
+                   .bias = layer.up.bias,
+                   .x = normed_.data(),
+                   .y = activated_.data(),
+                   .rows = spec.intermediate_size,
+                   .cols = spec.hidden_size,
+                   .tokens = rows,
+                   .gated = true,
+                   .activation = spec.activation},
+                  s.stream);
+    return;
+  }
+  multiply(s, layer.up, normed_, rows, up_);
+  ActivationParams a;
+  a.element = model_.element;
+  a.activation = spec.activation;
+  a.gated = gated;
+  a.up = up_.data();
+  a.out = activated_.data();
+  a.rows = static_cast<int>(s.shape.rows);
+  a.cols = spec.intermediate_size;
+  launch_activation(a, s.stream);
+}
+
 void Forward::sample(const Step& s) {
   const int rows = padded(s.shape.samples);
   const Memory* input = &normed_;
@@ -231,7 +271,6 @@ void Forward::sample(const Step& s) {
 void Forward::enqueue(const StepShape& shape, const StepInputs& in, const PoolView& pool, bool tune,
                       cudaStream_t stream) {
   const Step s{shape, in, pool, tune, stream};
-  const model::ModelSpec& spec = model_.spec;
   const int rows = padded(shape.rows);
   embed(s);
   for (std::size_t i = 0; i < model_.layers.size(); ++i) {
@@ -242,16 +281,7 @@ void Forward::enqueue(const StepShape& shape, const StepInputs& in, const PoolVi
     if (last && shape.samples == 0) return;
     multiply(s, layer.o, attended_, rows, y_);
     close(s, layer.attn_norm, &layer.mlp_norm, false);
-    multiply(s, layer.up, normed_, rows, up_);
-    ActivationParams a;
-    a.element = model_.element;
-    a.activation = spec.activation;
-    a.gated = spec.mlp == model::MlpKind::kGated;
-    a.up = up_.data();
-    a.out = activated_.data();
-    a.rows = static_cast<int>(shape.rows);
-    a.cols = spec.intermediate_size;
-    launch_activation(a, stream);
+    widen(s, layer, rows);
     multiply(s, layer.down, activated_, rows, y_);
     close(s, layer.mlp_norm, last ? &model_.final_norm : &model_.layers[i + 1].attn_norm, last);
   }

@@ -47,6 +47,8 @@ class Forward {
 
   struct Step;
   void multiply(const Step& s, const DeviceMatrix& w, const Memory& x, int tokens, const Memory& y, bool wide = false);
+  /// activated_ = act(gate) * up of normed_, or act(up).
+  void widen(const Step& s, const DeviceLayer& layer, int rows);
   void embed(const Step& s);
   void attend(const Step& s, std::size_t layer);
   /// The block's output y joins the residual stream, and the next product's input is made of it.

@@ -5,11 +5,14 @@
 #include <array>
 #include <vector>
 
+#include "gpu/cuda/skinny_matmul.hpp"
+
 namespace spillway::gpu::cuda {
 namespace {
 
 constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 20;
-constexpr int kGuesses = 8;
+constexpr int kGuesses = 16;
+constexpr int kSkinnyUnmeasured = 8;  // tokens up to which our own kernel is the first guess
 
 cudaDataType_t data_type(Element element) {
   switch (element) {
@@ -31,7 +34,7 @@ struct Matmul::Plan {
   cublasLtMatrixLayout_t weight = nullptr, input = nullptr, output = nullptr;
   std::vector<cublasLtMatmulHeuristicResult_t> guesses;
   cublasLtMatmulAlgo_t chosen{};
-  bool tuned = false;
+  bool tuned = false, skinny = false;
 
   ~Plan() {
     cublasLtMatrixLayoutDestroy(weight);
@@ -105,48 +108,75 @@ Matmul::Plan* Matmul::plan_for(const DeviceMatrix& w, int tokens, bool wide) {
   }
   plan->guesses.assign(guesses.begin(), guesses.begin() + found);
   plan->chosen = plan->guesses.front().algo;
+  plan->skinny = tokens <= kSkinnyUnmeasured && has_skinny(element_, w.rows, w.cols, tokens);
   return plans_.emplace(key, std::move(plan)).first->second.get();
 }
 
-cublasStatus_t Matmul::run(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const DeviceMatrix& w,
-                           const void* x, void* y, cudaStream_t stream) {
+cublasStatus_t Matmul::run(const Plan& plan, const cublasLtMatmulAlgo_t* algorithm, const DeviceMatrix& w,
+                           const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
+  if (algorithm == nullptr) {
+    launch_skinny({.element = element_,
+                   .weight = w.weight,
+                   .bias = w.bias,
+                   .x = x,
+                   .y = y,
+                   .rows = w.rows,
+                   .cols = w.cols,
+                   .tokens = tokens,
+                   .wide = wide},
+                  stream);
+    return CUBLAS_STATUS_SUCCESS;
+  }
   const float one = 1, zero = 0;
   if (w.bias != nullptr)
     cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &w.bias, sizeof w.bias);
   return cublasLtMatmul(handle_, plan.operation, &one, w.weight, plan.weight, x, plan.input, &zero, y, plan.output, y,
-                        plan.output, &algorithm, workspace_.data(), kWorkspaceBytes, stream);
+                        plan.output, algorithm, workspace_.data(), kWorkspaceBytes, stream);
 }
 
 void Matmul::multiply(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
   const Plan* plan = plan_for(w, tokens, wide);
   if (plan == nullptr) return;
-  if (const cublasStatus_t status = run(*plan, plan->chosen, w, x, y, stream); status != CUBLAS_STATUS_SUCCESS)
-    fail(status, w, tokens);
+  const cublasStatus_t status = run(*plan, plan->skinny ? nullptr : &plan->chosen, w, x, tokens, y, wide, stream);
+  if (status != CUBLAS_STATUS_SUCCESS) fail(status, w, tokens);
 }
 
-void Matmul::tune(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
-  Plan* plan = plan_for(w, tokens, wide);
+bool Matmul::is_skinny(const DeviceMatrix& w, int tokens, bool wide) {
+  const Plan* plan = plan_for(w, tokens, wide);
+  return plan != nullptr && plan->skinny;
+}
+
+void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int tokens, void* y, bool wide,
+                  cudaStream_t stream) {
+  const DeviceMatrix& first = weights.front();
+  Plan* plan = plan_for(first, tokens, wide);
   if (plan == nullptr || plan->tuned) return;
   plan->tuned = true;
   cudaEvent_t begin = nullptr, end = nullptr;
   (void)cudaEventCreate(&begin);
   (void)cudaEventCreate(&end);
-  constexpr int kRepeats = 4;
+  constexpr int kRepeats = 6;
   float fastest = 0;
-  for (const cublasLtMatmulHeuristicResult_t& guess : plan->guesses) {
-    if (guess.state != CUBLAS_STATUS_SUCCESS || run(*plan, guess.algo, w, x, y, stream) != CUBLAS_STATUS_SUCCESS)
-      continue;
+  std::size_t turn = 0;
+  const auto measure = [&](const cublasLtMatmulAlgo_t* algorithm) {
+    const auto once = [&] {
+      return run(*plan, algorithm, weights[turn++ % weights.size()], x, tokens, y, wide, stream);
+    };
+    if (once() != CUBLAS_STATUS_SUCCESS) return;
     (void)cudaEventRecord(begin, stream);
-    for (int i = 0; i < kRepeats; ++i) (void)run(*plan, guess.algo, w, x, y, stream);
+    for (int i = 0; i < kRepeats; ++i) (void)once();
     (void)cudaEventRecord(end, stream);
     (void)cudaEventSynchronize(end);
     float ms = 0;
     (void)cudaEventElapsedTime(&ms, begin, end);
-    if (fastest == 0 || ms < fastest) {
-      fastest = ms;
-      plan->chosen = guess.algo;
-    }
-  }
+    if (fastest != 0 && ms >= fastest) return;
+    fastest = ms;
+    plan->skinny = algorithm == nullptr;
+    if (algorithm != nullptr) plan->chosen = *algorithm;
+  };
+  if (has_skinny(element_, first.rows, first.cols, tokens)) measure(nullptr);
+  for (const cublasLtMatmulHeuristicResult_t& guess : plan->guesses)
+    if (guess.state == CUBLAS_STATUS_SUCCESS) measure(&guess.algo);
   (void)cudaEventDestroy(begin);
   (void)cudaEventDestroy(end);
 }

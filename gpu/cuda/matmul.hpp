@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Matrix products by cuBLASLt with a cached choice of algorithm for each shape. The choice is the library's own
-// first guess, or with tune() the fastest of its guesses, measured; a shape keeps its algorithm for good.
+// Matrix products with a cached choice for each shape: our own kernel for few tokens (skinny_matmul.hpp), or an
+// algorithm of cuBLASLt. The choice is the first guess, or with tune() the fastest of all, measured; a shape
+// keeps its algorithm for good.
 
 #include <cublasLt.h>
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
+#include <string>
 #include <tuple>
 
 #include "gpu/cuda/check_cuda.hpp"
@@ -34,9 +37,12 @@ class Matmul {
   /// call of a shape chooses; the first error sticks and is taken by status().
   void multiply(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
 
-  /// Measures the library's guesses for the shape and keeps the fastest. Overwrites y; synchronizes the stream:
-  /// only before serving.
-  void tune(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
+  /// Measures what there is for the shape and keeps the fastest. `weights` are of one shape and taken in turn, so
+  /// that none is found in a cache. Overwrites y; synchronizes the stream: only before serving.
+  void tune(std::span<const DeviceMatrix> weights, const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
+
+  /// Whether the shape goes to our own kernel, so that what follows may be fused with it.
+  [[nodiscard]] bool is_skinny(const DeviceMatrix& w, int tokens, bool wide);
 
   [[nodiscard]] Result<void> status() const;
 
@@ -46,8 +52,9 @@ class Matmul {
 
   explicit Matmul(Element element);
   Plan* plan_for(const DeviceMatrix& w, int tokens, bool wide);
-  [[nodiscard]] cublasStatus_t run(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const DeviceMatrix& w,
-                                   const void* x, void* y, cudaStream_t stream);
+  /// algorithm null: our own kernel.
+  [[nodiscard]] cublasStatus_t run(const Plan& plan, const cublasLtMatmulAlgo_t* algorithm, const DeviceMatrix& w,
+                                   const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
   void fail(cublasStatus_t status, const DeviceMatrix& w, int tokens);
 
   Element element_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/element.cuh"
+#include "gpu/cuda/launch.cuh"
+#include "gpu/cuda/mma.cuh"
 
 // FlashAttention-2's loop (Dao 2023) over a paged pool: a block of four warps holds 64 queries, each warp 16 of
 // them; keys and values come in tiles of 64 through shared memory, the next tile's copy under way while this
@@ -12,21 +14,6 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kQueries = kPrefillTile;
 constexpr int kKeys = 64;
-
-template <class T>
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  if constexpr (sizeof(T) == 2 && __is_same(T, __nv_bfloat16)) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
-}
 
 __device__ __forceinline__ unsigned pack(float low, float high, __nv_bfloat16*) {
   const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
@@ -83,6 +70,7 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
   auto* keys = reinterpret_cast<Tile<T, kHeadDim>*>(memory);  // [2]
   auto* values = keys + 2;                                    // [2]
 
+  wait_for_producer();
   // The longest tiles first: the last to start should be short.
   const PrefillTile tile = p.tiles[p.num_tiles - 1 - static_cast<int>(blockIdx.y)];
   const int head = blockIdx.x, kv_head = head / (p.heads / p.kv_heads);
@@ -217,7 +205,7 @@ template <class T, int kHeadDim>
 void launch(const AttentionParams& p, cudaStream_t stream) {
   constexpr int kShared = 4 * sizeof(Tile<T, kHeadDim>);
   (void)cudaFuncSetAttribute(prefill_attention<T, kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  prefill_attention<T, kHeadDim><<<dim3(p.heads, p.num_tiles), kWarps * 32, kShared, stream>>>(p);
+  launch_overlapped(prefill_attention<T, kHeadDim>, dim3(p.heads, p.num_tiles), kWarps * 32, kShared, p, stream);
 }
 
 template <class T>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/element.cuh"
+#include "gpu/cuda/launch.cuh"
 
 namespace spillway::gpu::cuda {
 namespace {
@@ -11,6 +12,7 @@ constexpr int kMostPerLane = 8;  // head_dim <= 256
 /// One warp a (token, head), online softmax over the keys one by one (Milakov & Gimelshein 2018).
 template <class T>
 __global__ void row_attention(const AttentionParams p) {
+  wait_for_producer();
   const int row = blockIdx.x, lane = threadIdx.x & 31, head = blockIdx.y * kWarps + (threadIdx.x >> 5);
   if (head >= p.heads) return;
   const int table = p.tables[row];
@@ -61,7 +63,7 @@ __global__ void row_attention(const AttentionParams p) {
 
 void launch_row_attention(const AttentionParams& p, cudaStream_t stream) {
   const dim3 grid(p.rows, (p.heads + kWarps - 1) / kWarps);
-  with_element(p.element, [&]<class T>(T*) { row_attention<T><<<grid, kWarps * 32, 0, stream>>>(p); });
+  with_element(p.element, [&]<class T>(T*) { launch_overlapped(row_attention<T>, grid, kWarps * 32, 0, p, stream); });
 }
 
 }  // namespace spillway::gpu::cuda

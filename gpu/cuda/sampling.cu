@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/sampling.hpp"
 
 namespace spillway::gpu::cuda {
@@ -183,6 +184,7 @@ __device__ int draw_from_all(const Row& row, int vocab, float maximum, Scratch& 
 
 __global__ void __launch_bounds__(kThreads) sample(const SamplingArgs a) {
   __shared__ Scratch s;
+  wait_for_producer();
   const int at = blockIdx.x;
   Row row;
   row.p = a.samples[at];
@@ -259,7 +261,7 @@ __global__ void count_seen(int* seen, const std::int32_t* tokens, int count, boo
 }  // namespace
 
 void launch_sampling(const SamplingArgs& args, cudaStream_t stream) {
-  sample<<<args.count, kThreads, 0, stream>>>(args);
+  launch_overlapped(sample, dim3(args.count), kThreads, 0, args, stream);
 }
 
 void launch_count_seen(std::int32_t* seen_row, const std::int32_t* tokens, int count, bool in_prompt,

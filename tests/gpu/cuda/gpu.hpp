@@ -34,8 +34,8 @@ template <class T>
 class DeviceArray {
  public:
   explicit DeviceArray(std::size_t count) : count_(count) {
-    REQUIRE(cudaMalloc(&data_, bytes()) == cudaSuccess);
-    REQUIRE(cudaMemset(data_, 0xff, bytes()) == cudaSuccess);
+    REQUIRE(cudaMalloc(&data_, bytes() + 16) == cudaSuccess);  // never empty
+    REQUIRE(cudaMemset(data_, 0xff, bytes() + 16) == cudaSuccess);
   }
   explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
     REQUIRE(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice) == cudaSuccess);
@@ -52,7 +52,7 @@ class DeviceArray {
   }
 
  private:
-  [[nodiscard]] std::size_t bytes() const { return count_ * sizeof(T) + 16; }
+  [[nodiscard]] std::size_t bytes() const { return count_ * sizeof(T); }
   std::size_t count_;
   void* data_ = nullptr;
 };

@@ -64,7 +64,10 @@ TEST_CASE("cuda rows: rotary embedding turns q in place and writes k and v to th
   const Element element = GENERATE(Element::kF32, Element::kBF16);
   const bool interleaved = GENERATE(false, true);
   const bool normed = GENERATE(false, true);
-  const std::size_t heads = 3, kv_heads = 2, dim = 20, half = 8, rows = 4, block_size = 8, blocks = 5;
+  // A head that is turned in part, and the sizes whose threads take eight pairs at once.
+  const auto [dim, half] = GENERATE(std::pair<std::size_t, std::size_t>{20, 8}, std::pair<std::size_t, std::size_t>{64, 32},
+                                    std::pair<std::size_t, std::size_t>{80, 40}, std::pair<std::size_t, std::size_t>{256, 128});
+  const std::size_t heads = 3, kv_heads = 2, rows = 4, block_size = 8, blocks = 5;
   const std::size_t all = heads + 2 * kv_heads, layer = 2 * kv_heads * block_size * dim, layers = 2;
   const ElementArray qkv(element, random_values(rows * all * dim, 7));
   const ElementArray pool(element, std::vector<float>(blocks * layers * layer, 0.5f));
