@@ -37,7 +37,8 @@ void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::s
   while (cuptiActivityGetNextRecord(buffer, valid, &record) == CUPTI_SUCCESS) {
     if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
       const auto* kernel = reinterpret_cast<const CUpti_ActivityKernel10*>(record);
-      add(kernel->name, kernel->start, kernel->end);
+      const std::string grid = " [" + std::to_string(kernel->gridX) + "," + std::to_string(kernel->gridY) + "]";
+      add((kernel->graphId != 0 ? "graph " : "") + grid + " " + kernel->name, kernel->start, kernel->end);
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       const auto* copy = reinterpret_cast<const CUpti_ActivityMemcpy6*>(record);
       add("copy kind " + std::to_string(copy->copyKind), copy->start, copy->end);

