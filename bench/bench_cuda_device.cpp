@@ -2,7 +2,7 @@
 // Steps of a CUDA device on a model of a named shape with random weights, each beside the time that its bytes or its
 // products take at the card's own measured rates. One JSON line a figure.
 //
-//   bench_cuda_device [--shape llama-7b|llama-3-8b|smollm2|opt-1.3b] [--only decode|prefill|mixed] [--seqs 1,8] [--no-graphs]
+//   bench_cuda_device [--shape llama-7b|llama-3-8b|smollm2|opt-1.3b] [--only decode|prefill|copies] [--seqs 1,8] [--no-graphs]
 
 #include <cuda_runtime_api.h>
 
@@ -187,13 +187,56 @@ class Runner {
     return {median(device_ms), wall / std::max(1, count - warm)};
   }
 
+  /// Copies `count` blocks there and back at once, again and again, until `seconds` have passed; bytes a second of
+  /// each direction. Steps of `plan` run meanwhile, if it has any; their times go to `steps`.
+  double copy(std::uint32_t count, double seconds, const StepPlan& plan, Times* steps) {
+    Ticket last = 0;
+    std::uint64_t bytes = 0;
+    std::vector<double> device_ms;
+    const Clock::time_point begin = Clock::now();
+    double passed = 0;
+    std::vector<Ticket> open;
+    while (passed < seconds || last > copied_ || !open.empty()) {
+      while (passed < seconds && last < copied_ + 8) {
+        for (const auto direction : {CopyPlan::Direction::kDeviceToHost, CopyPlan::Direction::kHostToDevice}) {
+          // Halves of both pools, so that the directions do not wait for each other.
+          CopyPlan copy;
+          copy.direction = direction;
+          const std::uint32_t base = direction == CopyPlan::Direction::kDeviceToHost ? 0 : count;
+          for (std::uint32_t i = 0; i < count; ++i)
+            copy.blocks.push_back({BlockId{base + (i * 7919) % count}, BlockId{base + (i * 104729) % count}});
+          Result<Ticket> ticket = device_.copy(std::move(copy));
+          if (!ticket) fail(ticket.error().message);
+          last = *ticket;
+        }
+        bytes += std::uint64_t{count} * device_.info().kv_block_bytes;
+      }
+      while (steps != nullptr && passed < seconds && open.size() < 2) {
+        StepPlan step = plan;
+        step.step = ++step_;
+        step.row_inits.clear();
+        Result<Ticket> ticket = device_.submit(std::move(step));
+        if (!ticket) fail(ticket.error().message);
+        open.push_back(*ticket);
+      }
+      (void)device_.poll();
+      while (!open.empty() && done_ >= open.front()) {
+        device_ms.push_back(static_cast<double>(device_.take(open.front()).device_ns) * 1e-6);
+        open.erase(open.begin());
+      }
+      passed = std::chrono::duration<double>(Clock::now() - begin).count();
+    }
+    if (steps != nullptr) steps->device_ms = median(device_ms);
+    return static_cast<double>(bytes) / passed;
+  }
+
   struct Sink final : CompletionSink {
-    explicit Sink(Ticket& done) : done(done) {}
+    Sink(Ticket& done, Ticket& copied) : done(done), copied(copied) {}
     void on_step_complete(Ticket ticket) noexcept override { done = ticket; }
-    void on_copy_complete(Ticket) noexcept override {}
-    Ticket& done;
+    void on_copy_complete(Ticket ticket) noexcept override { copied = ticket; }
+    Ticket &done, &copied;
   };
-  Sink sink{done_};
+  Sink sink{done_, copied_};
 
  private:
   [[noreturn]] static void fail(const std::string& message) {
@@ -203,9 +246,42 @@ class Runner {
   Device& device_;
   std::uint32_t vocab_;
   std::uint64_t step_ = 0;
-  Ticket done_ = 0;
+  Ticket done_ = 0, copied_ = 0;
   std::vector<Ticket> tickets_;
 };
+
+/// Bytes a second of one large pinned copy at a time, and of both directions at once (each).
+struct LinkRate {
+  double to_host = 0, to_device = 0, both = 0;
+};
+LinkRate link_rate() {
+  constexpr std::size_t kBytes = std::size_t{1} << 30;
+  void *host[2] = {}, *device[2] = {};
+  cudaStream_t streams[2] = {};
+  for (int i = 0; i < 2; ++i) {
+    check(cudaMallocHost(&host[i], kBytes));
+    check(cudaMalloc(&device[i], kBytes));
+    check(cudaStreamCreateWithFlags(&streams[i], cudaStreamNonBlocking));
+  }
+  const auto measure = [&](bool out, bool in) {
+    std::vector<double> rates;
+    for (int repeat = 0; repeat < 5; ++repeat) {
+      const Clock::time_point begin = Clock::now();
+      if (out) check(cudaMemcpyAsync(host[0], device[0], kBytes, cudaMemcpyDeviceToHost, streams[0]));
+      if (in) check(cudaMemcpyAsync(device[1], host[1], kBytes, cudaMemcpyHostToDevice, streams[1]));
+      for (const cudaStream_t stream : streams) check(cudaStreamSynchronize(stream));
+      rates.push_back(kBytes / std::chrono::duration<double>(Clock::now() - begin).count());
+    }
+    return median(rates);
+  };
+  const LinkRate rate{measure(true, false), measure(false, true), measure(true, true)};
+  for (int i = 0; i < 2; ++i) {
+    check(cudaFreeHost(host[i]));
+    check(cudaFree(device[i]));
+    check(cudaStreamDestroy(streams[i]));
+  }
+  return rate;
+}
 
 std::vector<std::uint32_t> parse_list(const char* text) {
   std::vector<std::uint32_t> values;
@@ -244,6 +320,12 @@ int run(int argc, char** argv) {
   options.max_num_seqs = std::max(256u, *std::max_element(batches.begin(), batches.end()));
   options.max_num_batched_tokens = 8192;
   options.max_model_len = 16384;
+  constexpr std::uint32_t kCopied = 64;  // blocks a copy
+  LinkRate link;
+  if (only == "copies") {
+    link = link_rate();
+    options.host_pool_bytes = std::size_t{2} << 30;
+  }
   const Clock::time_point begin = Clock::now();
   Result<std::unique_ptr<Device>> opened = cuda::open_cuda_device(spec, {}, options, cuda);
   if (!opened) return std::fprintf(stderr, "%s\n", opened.error().message.c_str()), 1;
@@ -269,7 +351,7 @@ int run(int argc, char** argv) {
       std::fflush(stdout);
     }
   }
-  if (!only.empty() && only != "decode" && only != "mixed") return 0;
+  if (!only.empty() && only != "decode" && only != "copies") return 0;
 
   // Contexts with real keys and values: four sequences a step.
   const std::uint32_t most = *std::max_element(batches.begin(), batches.end());
@@ -279,6 +361,23 @@ int run(int argc, char** argv) {
     StepPlan plan;
     for (std::uint32_t i = first; i < std::min(filled, first + 4); ++i) runner.add(plan, i, 0, kFilled, true, false);
     (void)runner.run(plan, 1);
+  }
+  if (only == "copies") {
+    StepPlan plan;
+    for (std::uint32_t i = 0; i < 32; ++i) runner.add(plan, i, 127, 1, true, true);
+    // The copies take the pool's first blocks; the sequences keep what lies behind them.
+    for (std::size_t b = 0; b < plan.block_table.size(); ++b)
+      plan.block_table[b] = BlockId{static_cast<std::uint32_t>(2 * kCopied + b)};
+    const double alone_ms = runner.run(plan, kRepeats).device_ms;
+    const double alone = runner.copy(kCopied, 1.5, plan, nullptr);
+    Runner::Times steps;
+    const double together = runner.copy(kCopied, 1.5, plan, &steps);
+    std::printf("{\"figure\":\"copies\",\"block_bytes\":%zu,\"blocks_a_copy\":%u,\"plain_gb_s\":{\"to_host\":%.1f,\"to_device\":%.1f,"
+                "\"both_each\":%.1f},\"both_each_gb_s\":%.1f,\"of_plain\":%.3f,\"beside_decode_gb_s\":%.1f,\"decode_ms\":%.3f,"
+                "\"decode_beside_copies_ms\":%.3f,\"slower\":%.4f}\n",
+                device.info().kv_block_bytes, kCopied, link.to_host * 1e-9, link.to_device * 1e-9, link.both * 1e-9, alone * 1e-9,
+                alone / link.both, together * 1e-9, alone_ms, steps.device_ms, steps.device_ms / alone_ms - 1);
+    return 0;
   }
   for (const std::uint32_t context : contexts) {
     for (const std::uint32_t batch : batches) {

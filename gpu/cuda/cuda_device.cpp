@@ -78,7 +78,9 @@ class CudaDevice final : public Device {
   Element element_{};
   std::uint32_t vocab_ = 0;
 
-  cudaStream_t compute_ = nullptr, copies_stream_ = nullptr;
+  cudaStream_t compute_ = nullptr;
+  cudaStream_t copies_[2] = {};  // [0] to the device and within it, [1] to the host: both directions at once
+
   CudaModel model_;
   StepGeometry geometry_;
   StepLimits step_limits_;
@@ -92,6 +94,10 @@ class CudaDevice final : public Device {
   std::vector<RowParams> rows_;
   std::vector<StepSlot> slots_;
   std::vector<CopySlot> copy_slots_;
+  struct LastCopies {
+    std::vector<Ticket> device, host;  // [blocks] the last copy that read or wrote it
+  };
+  LastCopies last_copy_of_[2];  // by stream
   std::deque<std::pair<Ticket, StepResult>> results_;
   Ticket last_step_ = 0, done_step_ = 0, last_copy_ = 0, done_copy_ = 0;
   std::string lost_;  // why the device no longer works
@@ -101,7 +107,8 @@ class CudaDevice final : public Device {
 
 CudaDevice::~CudaDevice() {
   if (compute_ != nullptr) (void)cudaStreamSynchronize(compute_);
-  if (copies_stream_ != nullptr) (void)cudaStreamSynchronize(copies_stream_);
+  for (const cudaStream_t stream : copies_)
+    if (stream != nullptr) (void)cudaStreamSynchronize(stream);
   graphs_.reset();
   for (StepSlot& slot : slots_) {
     if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
@@ -113,14 +120,17 @@ CudaDevice::~CudaDevice() {
   }
   if (origin_ != nullptr) (void)cudaEventDestroy(origin_);
   if (compute_ != nullptr) (void)cudaStreamDestroy(compute_);
-  if (copies_stream_ != nullptr) (void)cudaStreamDestroy(copies_stream_);
+  for (const cudaStream_t stream : copies_)
+    if (stream != nullptr) (void)cudaStreamDestroy(stream);
 }
 
 Result<void> CudaDevice::open(const model::ModelSpec& spec) {
   int count = 0;
   if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess || count == 0) {
-    return Error{Errc::kNotFound, std::string("no CUDA device: ") +
-                                      (code == cudaSuccess ? "the driver shows none" : cudaGetErrorString(code))};
+    const char* why = code == cudaSuccess                  ? "the driver shows none"
+                      : code == cudaErrorInsufficientDriver ? "there is no NVIDIA driver, or one older than CUDA 13.0's"
+                                                            : cudaGetErrorString(code);
+    return Error{Errc::kNotFound, std::string("no CUDA device: ") + why};
   }
   if (cuda_.ordinal < 0 || cuda_.ordinal >= count) {
     return Error{Errc::kNotFound, "no CUDA device " + std::to_string(cuda_.ordinal) + ": the driver shows " +
@@ -156,7 +166,10 @@ Result<void> CudaDevice::open(const model::ModelSpec& spec) {
     return Error{Errc::kUnsupported, "head_dim " + std::to_string(spec.head_dim) + "; CUDA attention takes up to 256"};
   if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking), "stream"); !done)
     return done;
-  return check_cuda(cudaStreamCreateWithFlags(&copies_stream_, cudaStreamNonBlocking), "stream");
+  for (cudaStream_t& stream : copies_)
+    if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream"); !done)
+      return done;
+  return {};
 }
 
 Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
@@ -244,6 +257,10 @@ Result<void> CudaDevice::make_slots() {
       if (Result<void> done = check_cuda(cudaEventCreate(event), "event"); !done) return done;
   }
   copy_slots_.resize(kCopiesMax);
+  for (auto& last : last_copy_of_) {
+    last.device.resize(info_.num_blocks);
+    last.host.resize(info_.num_host_blocks);
+  }
   for (CopySlot& slot : copy_slots_) {
     const bool timed = static_cast<bool>(cuda_.on_span);
     if (Result<void> done =
@@ -263,6 +280,8 @@ Result<void> CudaDevice::make_slots() {
 }
 
 Result<void> CudaDevice::warm_up() {
+  // What was cleared and copied at start went through the default stream, which our streams do not wait for.
+  if (Result<void> done = check_cuda(cudaDeviceSynchronize(), "start"); !done) return done;
   // Zero inputs are a valid padded step: no item counts, no slot is written, nothing is drawn.
   StepSlot& slot = slots_.front();
   StepPlan nothing;
@@ -343,8 +362,9 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   slot.plan = std::move(plan);
   const StepPlan& p = slot.plan;
 
-  if (p.wait_for_copy > done_copy_)
-    (void)cudaStreamWaitEvent(compute_, copy_slots_[p.wait_for_copy % copy_slots_.size()].end, 0);
+  // Tickets complete in order, so a copy that is done means those before it, on either stream.
+  for (Ticket copy = done_copy_ + 1; copy <= p.wait_for_copy; ++copy)
+    (void)cudaStreamWaitEvent(compute_, copy_slots_[copy % copy_slots_.size()].end, 0);
   (void)cudaEventRecord(slot.begin, compute_);
   for (const RowInit& init : p.row_inits) {
     const auto row = static_cast<std::uint32_t>(init.row);
@@ -472,18 +492,38 @@ Result<Ticket> CudaDevice::copy(CopyPlan plan) {
   const Ticket ticket = ++last_copy_;
   CopySlot& slot = copy_slots_[ticket % copy_slots_.size()];
   slot.ticket = ticket;
+  const std::size_t own = writes_host ? 1 : 0;
+  const cudaStream_t stream = copies_[own];
   if (plan.wait_for_step > done_step_)
-    (void)cudaStreamWaitEvent(copies_stream_, slots_[plan.wait_for_step % slots_.size()].end, 0);
-  if (slot.begin != nullptr) (void)cudaEventRecord(slot.begin, copies_stream_);
+    (void)cudaStreamWaitEvent(stream, slots_[plan.wait_for_step % slots_.size()].end, 0);
+  // Copies of one block keep their order also where they run on different streams.
+  Ticket before = 0;
+  for (const CopyPlan::Pair& pair : plan.blocks) {
+    const auto from = static_cast<std::size_t>(pair.from), to = static_cast<std::size_t>(pair.to);
+    const LastCopies& other = last_copy_of_[1 - own];
+    LastCopies& mine = last_copy_of_[own];
+    before = std::max({before, (reads_host ? other.host : other.device)[from], (writes_host ? other.host : other.device)[to]});
+    (reads_host ? mine.host : mine.device)[from] = ticket;
+    (writes_host ? mine.host : mine.device)[to] = ticket;
+  }
+  if (before > done_copy_) (void)cudaStreamWaitEvent(stream, copy_slots_[before % copy_slots_.size()].end, 0);
+  if (slot.begin != nullptr) (void)cudaEventRecord(slot.begin, stream);
   const Memory& from = reads_host ? host_pool_ : pool_;
   const Memory& to = writes_host ? host_pool_ : pool_;
   const std::size_t bytes = info_.kv_block_bytes;
-  for (const CopyPlan::Pair& pair : plan.blocks) {
-    (void)cudaMemcpyAsync(to.as<char>() + static_cast<std::size_t>(pair.to) * bytes,
-                          from.as<char>() + static_cast<std::size_t>(pair.from) * bytes, bytes, cudaMemcpyDefault,
-                          copies_stream_);
+  for (std::size_t i = 0; i < plan.blocks.size();) {
+    // Neighbours on both sides go as one.
+    std::size_t count = 1;
+    const auto first_from = static_cast<std::size_t>(plan.blocks[i].from), first_to = static_cast<std::size_t>(plan.blocks[i].to);
+    while (i + count < plan.blocks.size() && static_cast<std::size_t>(plan.blocks[i + count].from) == first_from + count &&
+           static_cast<std::size_t>(plan.blocks[i + count].to) == first_to + count &&
+           plan.direction != CopyPlan::Direction::kWithinDevice)
+      ++count;
+    (void)cudaMemcpyAsync(to.as<char>() + first_to * bytes, from.as<char>() + first_from * bytes, count * bytes,
+                          cudaMemcpyDefault, stream);
+    i += count;
   }
-  (void)cudaEventRecord(slot.end, copies_stream_);
+  (void)cudaEventRecord(slot.end, stream);
   if (Result<void> good = check_cuda(cudaPeekAtLastError(), "block copy"); !good) lose(good.error());
   return ticket;
 }

@@ -195,7 +195,24 @@ __global__ void __launch_bounds__(kThreads) sample(const SamplingArgs a) {
   row.factor = 1;
 
   u64 best = 0, best_raw = 0, bad = 0;
-  for (int i = threadIdx.x; i < a.vocab; i += kThreads) {
+  const auto look = [&](float raw, int i) {
+    bad |= isnan(raw) || raw == INFINITY ? 1u : 0u;
+    best_raw = max(best_raw, order_key(raw, i));
+  };
+  const bool plain = row.seen == nullptr && a.vocab % 4 == 0;
+  if (plain) {
+    const auto* fours = reinterpret_cast<const float4*>(row.logits);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < a.vocab / 4; i += kThreads) {
+      const float4 x = fours[i];
+      look(x.x, 4 * i);
+      look(x.y, 4 * i + 1);
+      look(x.z, 4 * i + 2);
+      look(x.w, 4 * i + 3);
+    }
+    best = best_raw;
+  }
+  for (int i = threadIdx.x; i < a.vocab && !plain; i += kThreads) {
     const float raw = row.logits[i], x = row.penalized(i);
     bad |= isnan(raw) || isnan(x) || raw == INFINITY || x == INFINITY ? 1u : 0u;
     best_raw = max(best_raw, order_key(raw, i));

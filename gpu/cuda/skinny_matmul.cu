@@ -24,13 +24,13 @@ constexpr int kStageCols = 512;
 constexpr int kRowBytes = kStageCols * 2 + 64;  // 64 more: eight rows' 64-byte pieces fall into all banks
 constexpr int kStageBytes = kTileRows * kRowBytes;
 constexpr int kStepCols = 32;        // of a 16-byte load by four lanes
-constexpr int kSteps = kStageCols / kWarps / kStepCols;
+[[maybe_unused]] constexpr int kSteps = kStageCols / kWarps / kStepCols;
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 __device__ __forceinline__ unsigned shared_address(const void* at) {
   return static_cast<unsigned>(__cvta_generic_to_shared(at));
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 __device__ __forceinline__ void init_barrier(std::uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
@@ -55,12 +55,6 @@ __device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes,
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }
-#else
-__device__ __forceinline__ void init_barrier(std::uint64_t*, int) {}
-__device__ __forceinline__ void arrive(std::uint64_t*) {}
-__device__ __forceinline__ void arrive_expecting(std::uint64_t*, int) {}
-__device__ __forceinline__ void wait(std::uint64_t*, unsigned) {}
-__device__ __forceinline__ void copy_bulk(void*, const void*, int, std::uint64_t*) {}
 #endif
 
 struct SkinnyLaunch {
@@ -77,6 +71,7 @@ struct Sums {
 /// kTiles tiles of 16 rows a pass share the loads of x.
 template <class T, int kTiles, int kTokenTiles>
 __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   const SkinnyParams& p = launch.p;
   extern __shared__ __align__(128) char ring[];
   auto& sums = *reinterpret_cast<Sums<kTiles, kTokenTiles>*>(ring + launch.stages * kStageBytes);
@@ -213,6 +208,7 @@ __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch)
     }
     asm volatile("bar.sync 1, %0;" ::"n"(kWarps * 32) : "memory");
   }
+#endif
 }
 
 int multiprocessors() {

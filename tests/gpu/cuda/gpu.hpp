@@ -36,9 +36,11 @@ class DeviceArray {
   explicit DeviceArray(std::size_t count) : count_(count) {
     REQUIRE(cudaMalloc(&data_, bytes() + 16) == cudaSuccess);  // never empty
     REQUIRE(cudaMemset(data_, 0xff, bytes() + 16) == cudaSuccess);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);  // other streams do not wait for the default one
   }
   explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
     REQUIRE(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice) == cudaSuccess);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   }
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
