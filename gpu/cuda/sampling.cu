@@ -44,7 +44,7 @@ __device__ u64 block_reduce(u64 x, Scratch& s) {
 
 /// Larger floats have larger keys; of equal ones the lower index. Unique in a row.
 __device__ __forceinline__ u64 order_key(float x, int index) {
-  unsigned bits = __float_as_uint(x);
+  unsigned bits = __float_as_uint(x + 0.0f);  // -0 is no less than 0
   bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return static_cast<u64>(bits) << 32 | static_cast<unsigned>(~index);
 }
@@ -71,7 +71,8 @@ struct Row {
     if (in_output > 0) x -= p.frequency * static_cast<float>(in_output) + p.presence;
     return x;
   }
-  __device__ __forceinline__ float scaled(int i) const { return penalized(i) * factor; }
+  /// Rounded by itself: fused with a difference it would not cancel against the likeliest one's.
+  __device__ __forceinline__ float scaled(int i) const { return __fmul_rn(penalized(i), factor); }
 };
 
 /// Weight of a token `below` under the likeliest one, in units of 2^-40.
@@ -229,7 +230,7 @@ __global__ void __launch_bounds__(kThreads) sample(const SamplingArgs a) {
   int token = index_of(best);
   if (row.p.inverse_temperature > 0) {
     row.factor = row.p.inverse_temperature;
-    const float maximum = value_of(best) * row.factor;
+    const float maximum = __fmul_rn(value_of(best), row.factor);
     if (!isinf(maximum)) {
       const bool filters = row.p.min_p > 0 || row.p.top_k > 0 || row.p.top_p < 1.0f;
       token = filters ? draw_filtered(row, a.vocab, maximum, s) : draw_from_all(row, a.vocab, maximum, s);

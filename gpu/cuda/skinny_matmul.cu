@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstdint>
 
 #include "gpu/cuda/activation.cuh"
 #include "gpu/cuda/element.cuh"
@@ -59,10 +60,11 @@ __device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes,
 
 struct SkinnyLaunch {
   SkinnyParams p;
-  int passes = 0, stages = 0;
+  int passes = 0, stages = 0;  // stages: even, so that the inputs behind the barriers start at 16 bytes
+  int input_stride = 0;        // bytes; 64 more than a row where there are several, for the banks
 };
 
-/// Shared memory: the ring, then the warps' sums, then the barriers.
+/// Shared memory: the ring, the warps' sums, the barriers, then x.
 template <int kTiles, int kTokenTiles>
 struct Sums {
   float at[kWarps][kTiles][kTileRows][kTokenTiles * 8 + 1];
@@ -77,6 +79,7 @@ __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch)
   auto& sums = *reinterpret_cast<Sums<kTiles, kTokenTiles>*>(ring + launch.stages * kStageBytes);
   auto* full = reinterpret_cast<std::uint64_t*>(reinterpret_cast<char*>(&sums) + (sizeof sums + 15) / 16 * 16);
   std::uint64_t* empty = full + launch.stages;
+  char* inputs = reinterpret_cast<char*>(empty + launch.stages);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int chunks = (p.cols + kStageCols - 1) / kStageCols;
   const int tile_outputs = p.gated ? kTileRows / 2 : kTileRows;
@@ -122,31 +125,26 @@ __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch)
   }
 
   const int group = lane / 4, own_col = warp * kSteps * kStepCols + lane % 4 * 8;  // of a stage
-  Packed x[kSteps][kTokenTiles];
-  const auto load_x = [&](int chunk) {
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const int k = chunk * kStageCols + own_col + s * kStepCols;
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        const bool inside = k < p.cols && n * 8 + group < p.tokens;
-        const auto* from = reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + std::int64_t{n * 8 + group} * p.cols + k);
-        const uint4 v = inside ? __ldcg(from) : uint4{};
-        x[s][n] = {v.x, v.y, v.z, v.w};
-      }
-    }
-  };
   wait_for_producer();
-  load_x(0);
+  for (int i = threadIdx.x; i < p.tokens * (p.cols / 8); i += kWarps * 32) {
+    const int token = i / (p.cols / 8), col = i % (p.cols / 8) * 8;
+    *reinterpret_cast<uint4*>(inputs + token * launch.input_stride + col * 2) =
+        __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + std::int64_t{token} * p.cols + col));
+  }
+  asm volatile("bar.sync 1, %0;" ::"n"(kWarps * 32) : "memory");
   for (int pass = blockIdx.x; pass < launch.passes; pass += gridDim.x) {
     float sum[kTiles][kTokenTiles][4] = {};
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      Packed now[kSteps][kTokenTiles];
+      Packed x[kSteps][kTokenTiles];
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s)
+      for (int s = 0; s < kSteps; ++s) {
+        const int k = chunk * kStageCols + own_col + s * kStepCols;
 #pragma unroll
-        for (int n = 0; n < kTokenTiles; ++n) now[s][n] = x[s][n];
-      load_x(chunk + 1 < chunks ? chunk + 1 : 0);
+        for (int n = 0; n < kTokenTiles; ++n) {
+          const bool inside = k < p.cols && n * 8 + group < p.tokens;
+          x[s][n] = inside ? *reinterpret_cast<const Packed*>(inputs + (n * 8 + group) * launch.input_stride + k * 2) : Packed{};
+        }
+      }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         wait(full + stage, phase);
@@ -161,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch)
                                    high.words[2 * half + 1]};
 #pragma unroll
             for (int n = 0; n < kTokenTiles; ++n)
-              multiply<T>(sum[tile][n], a, now[s][n].words[2 * half], now[s][n].words[2 * half + 1]);
+              multiply<T>(sum[tile][n], a, x[s][n].words[2 * half], x[s][n].words[2 * half + 1]);
           }
         }
         __syncwarp();
@@ -221,15 +219,21 @@ int multiprocessors() {
   return count;
 }
 
+constexpr int kSharedMax = 200 * 1024;  // leaves room for blocks of the kernels around
+constexpr int kStagesMin = 4;
+
+int input_stride(int cols) { return cols * 2 + 64; }
+
 template <class T, int kTiles, int kTokenTiles>
 void launch_as(const SkinnyParams& p, cudaStream_t stream) {
-  constexpr int kSharedMax = 200 * 1024;  // leaves room for blocks of the kernels around
-  constexpr int kBeside = (sizeof(Sums<kTiles, kTokenTiles>) + 15) / 16 * 16;
+  constexpr int kSums = (sizeof(Sums<kTiles, kTokenTiles>) + 15) / 16 * 16;
   SkinnyLaunch launch{.p = p};
-  launch.stages = (kSharedMax - kBeside) / (kStageBytes + 16);
+  launch.input_stride = input_stride(p.cols);
+  const int beside = kSums + p.tokens * launch.input_stride;
+  launch.stages = (kSharedMax - beside) / (kStageBytes + 16) / 2 * 2;
   const int outputs = kTiles * (p.gated ? kTileRows / 2 : kTileRows);
   launch.passes = (p.rows + outputs - 1) / outputs;
-  const int shared = launch.stages * (kStageBytes + 16) + kBeside;
+  const int shared = launch.stages * (kStageBytes + 16) + beside;
   static const bool raised =  // once: the attribute is the kernel's
       cudaFuncSetAttribute(skinny<T, kTiles, kTokenTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedMax) == cudaSuccess;
   if (!raised) return;  // the error stays for who looks after the launches
@@ -248,7 +252,10 @@ void launch_for(const SkinnyParams& p, cudaStream_t stream) {
 }  // namespace
 
 bool has_skinny(Element element, int rows, int cols, int tokens) noexcept {
-  return element != Element::kF32 && rows > 0 && cols % kStepCols == 0 && tokens <= kSkinnyTokensMax && overlaps_launches();
+  constexpr int kSumsMax = sizeof(Sums<2, 2>) + 16;
+  return element != Element::kF32 && rows > 0 && cols % kStepCols == 0 && tokens <= kSkinnyTokensMax &&
+         kSumsMax + std::int64_t{tokens} * input_stride(cols) + kStagesMin * (kStageBytes + 16) <= kSharedMax &&
+         overlaps_launches();
 }
 
 void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {

@@ -27,7 +27,8 @@ struct SkinnyParams {
   model::Activation activation{};
 };
 
-/// On compute capability 9.0: 16-bit types, cols a multiple of 32, up to kSkinnyTokensMax tokens.
+/// On compute capability 9.0: 16-bit types, cols a multiple of 32, up to kSkinnyTokensMax tokens that fit into shared
+/// memory beside the ring.
 [[nodiscard]] bool has_skinny(Element element, int rows, int cols, int tokens) noexcept;
 void launch_skinny(const SkinnyParams& p, cudaStream_t stream);
 
