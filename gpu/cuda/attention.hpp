@@ -3,7 +3,7 @@
 
 // Paged attention over the KV pool [block][layer][K|V][kv_head][slot][head_dim]. Three kernels for one
 // function: `decode` reads the pool once per KV head at memory bandwidth, split over long contexts with the
-// partial results merged by their log-sum-exp; `prefill` computes tiles of 64 queries on tensor cores; `rows`
+// partial results merged by their log-sum-exp; `prefill` computes tiles of 128 queries on tensor cores; `rows`
 // takes any type and head size, one warp a token and head, and is what the others are held to.
 
 #include <cuda_runtime_api.h>
@@ -30,7 +30,7 @@ struct PrefillTile {
   std::int32_t position = 0;  // of the first token
   std::int32_t table = 0;
 };
-inline constexpr int kPrefillTile = 64;
+inline constexpr int kPrefillTile = 128;
 
 struct AttentionParams {
   Element element{};

@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kVector = 8;      // elements of a 16-byte load
-constexpr int kInFlight = 4;    // keys a lane group has under way
 
 __host__ __device__ constexpr int lanes_for(int head_dim) { return head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32; }
 
@@ -25,14 +24,36 @@ __device__ __forceinline__ void unpack(const Packed& x, float (&out)[kVector]) {
 template <class T, int kHeadDim, int kGroup>
 __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionParams p) {
   constexpr int kLanes = lanes_for(kHeadDim), kKeysAWarp = 32 / kLanes, kGroups = kWarps * kKeysAWarp;
+  constexpr int kInFlight = kGroup == 1 ? 8 : 4;  // keys a lane group has under way
   constexpr int kStep = kGroups * kInFlight;
-  wait_for_producer();
-  if (static_cast<int>(blockIdx.y) >= *p.num_items) return;
+  let_next_start();
+  // The step's inputs, and keys and values of all tokens but the step's own, were there before the kernel in front.
+  if (static_cast<int>(blockIdx.y) >= *p.num_items) {
+    wait_for_producer();
+    return;
+  }
   const DecodeItem item = p.items[blockIdx.y];
   const int kv_head = blockIdx.x, lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   const int dim = lane * kVector;
   const bool active = dim < kHeadDim;  // 80 and 96 leave lanes over
   const int queries = p.heads / p.kv_heads, first_head = kv_head * queries;
+
+  const T* pool = static_cast<const T*>(p.pool) + p.layer_offset +
+                  std::int64_t{kv_head} * p.block_size * kHeadDim + (active ? dim : 0);
+  const std::int64_t to_value = std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
+  const int shift = __ffs(p.block_size) - 1, mask = p.block_size - 1;
+  Packed keys[kInFlight], values[kInFlight];
+  const auto load = [&](int base, int u) {
+    const int key = min(base + u * kGroups + group, item.end - 1);  // what is over is masked below
+    const std::int64_t block = p.block_table[item.table + (key >> shift)];
+    const T* at = pool + block * p.block_elements + (key & mask) * kHeadDim;
+    keys[u] = load_stream(at);
+    values[u] = load_stream(at + to_value);
+  };
+#pragma unroll
+  for (int u = 0; u < kInFlight; ++u)
+    if (item.begin + u * kGroups + group < item.end - 1) load(item.begin, u);
+  wait_for_producer();
 
   const T* q = static_cast<const T*>(p.qkv) +
                (std::int64_t{item.row} * (p.heads + 2 * p.kv_heads) + first_head) * kHeadDim + dim;
@@ -49,20 +70,10 @@ __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionP
     }
   }
 
-  const T* pool = static_cast<const T*>(p.pool) + p.layer_offset +
-                  std::int64_t{kv_head} * p.block_size * kHeadDim + (active ? dim : 0);
-  const std::int64_t to_value = std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
-  const int shift = __ffs(p.block_size) - 1, mask = p.block_size - 1;
   for (int base = item.begin; base < item.end; base += kStep) {
-    Packed keys[kInFlight], values[kInFlight];
 #pragma unroll
-    for (int u = 0; u < kInFlight; ++u) {
-      const int key = min(base + u * kGroups + group, item.end - 1);  // what is over is masked below
-      const std::int64_t block = p.block_table[item.table + (key >> shift)];
-      const T* at = pool + block * p.block_elements + (key & mask) * kHeadDim;
-      keys[u] = load_stream(at);
-      values[u] = load_stream(at + to_value);
-    }
+    for (int u = 0; u < kInFlight; ++u)
+      if (base > item.begin || base + u * kGroups + group >= item.end - 1) load(base, u);
     float score[kInFlight][kGroup];
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
@@ -85,14 +96,14 @@ __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionP
 #pragma unroll
       for (int u = 0; u < kInFlight; ++u) next = fmaxf(next, score[u][g]);
       const float reference = next == -INFINITY ? 0.0f : next;
-      const float old = exp2f(maximum[g] - reference);
+      const float old = power_of_two(maximum[g] - reference);
       maximum[g] = next;
       total[g] *= old;
 #pragma unroll
       for (int i = 0; i < kVector; ++i) sum[g][i] *= old;
 #pragma unroll
       for (int u = 0; u < kInFlight; ++u) {
-        score[u][g] = exp2f(score[u][g] - reference);
+        score[u][g] = power_of_two(score[u][g] - reference);
         total[g] += score[u][g];
       }
     }
@@ -123,11 +134,11 @@ __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionP
     if (g >= queries) break;
     float largest = -INFINITY, all = 0;
     for (int i = 0; i < kGroups; ++i) largest = fmaxf(largest, shared_max[i][g]);
-    for (int i = 0; i < kGroups; ++i) all += shared_total[i][g] * exp2f(shared_max[i][g] - largest);
+    for (int i = 0; i < kGroups; ++i) all += shared_total[i][g] * power_of_two(shared_max[i][g] - largest);
 #pragma unroll
     for (int h = 0; h < kGroup; ++h) {  // keeps the register index constant
       if (h != g || !active) continue;
-      const float weight = exp2f(maximum[h] - largest);
+      const float weight = power_of_two(maximum[h] - largest);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) shared_sum[group][dim + i] = sum[h][i] * weight;
     }

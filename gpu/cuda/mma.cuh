@@ -28,10 +28,10 @@ struct alignas(16) Packed {
   unsigned words[4];
 };
 
-/// 16 bytes that are read once and never written while the kernel runs.
+/// 16 bytes that are read once.
 __device__ __forceinline__ Packed load_stream(const void* from) {
   Packed x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(x.words[0]), "=r"(x.words[1]), "=r"(x.words[2]), "=r"(x.words[3])
                : "l"(from));
   return x;

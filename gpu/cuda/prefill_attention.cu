@@ -4,14 +4,14 @@
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/mma.cuh"
 
-// FlashAttention-2's loop (Dao 2023) over a paged pool: a block of four warps holds 64 queries, each warp 16 of
-// them; keys and values come in tiles of 64 through shared memory, the next tile's copy under way while this
+// FlashAttention-2's loop (Dao 2023) over a paged pool: a block of eight warps holds 128 queries, each warp 16
+// of them; keys and values come in tiles of 64 through shared memory, the next tile's copy under way while this
 // one is multiplied. Products are mma.sync m16n8k16 with fp32 sums.
 
 namespace spillway::gpu::cuda {
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = 8;
 constexpr int kQueries = kPrefillTile;
 constexpr int kKeys = 64;
 
@@ -49,17 +49,29 @@ struct Tile {
   T rows[kKeys * kStride];
 };
 
+/// Keys [first, first + kKeys) and their values; zeros from `end` on. A thread copies the same 16 bytes of several rows, and
+/// looks a row's block up once for both.
 template <class T, int kHeadDim>
-__device__ __forceinline__ void load_tile(Tile<T, kHeadDim>& tile, const AttentionParams& p, const T* pool,
-                                          int table, int first, int end) {
-  constexpr int kChunks = kHeadDim / 8;
-  for (int i = threadIdx.x; i < kKeys * kChunks; i += kWarps * 32) {
-    const int key = first + i / kChunks, chunk = i % kChunks;
-    const bool valid = key < end;
-    const int safe = valid ? key : first;
-    const std::int64_t block = p.block_table[table + safe / p.block_size];
-    const T* from = pool + block * p.block_elements + (safe % p.block_size) * kHeadDim + chunk * 8;
-    copy_async(tile.rows + (i / kChunks) * Tile<T, kHeadDim>::kStride + chunk * 8, from, valid);
+__device__ __forceinline__ void load_tiles(Tile<T, kHeadDim>& keys, Tile<T, kHeadDim>& values, const AttentionParams& p,
+                                           const T* pool, std::int64_t to_value, const std::int32_t* table, int shift,
+                                           int first, int end) {
+  constexpr int kChunks = kHeadDim / 8, kRounds = (kKeys * kChunks + kWarps * 32 - 1) / (kWarps * 32);
+  const int mask = p.block_size - 1;
+  std::int32_t blocks[kRounds];
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    const int i = round * kWarps * 32 + static_cast<int>(threadIdx.x);
+    blocks[round] = table[min(first + i / kChunks, end - 1) >> shift];
+  }
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    const int i = round * kWarps * 32 + static_cast<int>(threadIdx.x), row = i / kChunks, chunk = i % kChunks;
+    if (kKeys * kChunks % (kWarps * 32) != 0 && row >= kKeys) break;
+    const bool valid = first + row < end;
+    const T* from = pool + std::int64_t{blocks[round]} * p.block_elements + (min(first + row, end - 1) & mask) * kHeadDim + chunk * 8;
+    const int to = row * Tile<T, kHeadDim>::kStride + chunk * 8;
+    copy_async(keys.rows + to, from, valid);
+    copy_async(values.rows + to, from + to_value, valid);
   }
 }
 
@@ -78,17 +90,21 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
   const int q_stride = (p.heads + 2 * p.kv_heads) * kHeadDim;
   const T* q = static_cast<const T*>(p.qkv) + std::int64_t{tile.row} * q_stride + head * kHeadDim;
   const T* key_pool = static_cast<const T*>(p.pool) + p.layer_offset + std::int64_t{kv_head} * p.block_size * kHeadDim;
-  const T* value_pool = key_pool + std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
+  const std::int64_t to_value = std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
+  const std::int32_t* table = p.block_table + tile.table;
+  const int shift = __ffs(p.block_size) - 1;
 
   const int end = tile.position + tile.tokens;  // keys the tile's last query sees
   int begin = 0;
   if (p.window > 0) begin = max(0, tile.position - p.window + 1) / kKeys * kKeys;
 
-  // Queries go through the first key tile's memory into registers.
+  // Queries go through the key tiles' memory into registers.
+  static_assert(kQueries <= 2 * kKeys);
+  T* queries = reinterpret_cast<T*>(memory);
   for (int i = threadIdx.x; i < kQueries * (kHeadDim / 8); i += kWarps * 32) {
     const int row = i / (kHeadDim / 8), chunk = i % (kHeadDim / 8);
     const bool valid = row < tile.tokens;
-    copy_async(keys[0].rows + row * kStride + chunk * 8, q + std::int64_t{valid ? row : 0} * q_stride + chunk * 8,
+    copy_async(queries + row * kStride + chunk * 8, q + std::int64_t{valid ? row : 0} * q_stride + chunk * 8,
                valid);
   }
   asm volatile("cp.async.commit_group;\ncp.async.wait_group 0;\n" ::: "memory");
@@ -96,7 +112,7 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
   unsigned query[kSlices][4];
 #pragma unroll
   for (int s = 0; s < kSlices; ++s)
-    load_matrices(query[s], keys[0].rows + (warp * 16 + lane % 16) * kStride + s * 16 + lane / 16 * 8);
+    load_matrices(query[s], queries + (warp * 16 + lane % 16) * kStride + s * 16 + lane / 16 * 8);
   __syncthreads();
 
   float sum[kColumns][4] = {};
@@ -104,81 +120,82 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
   const float scale = p.scale * 1.4426950408889634f;
   const int first_row = warp * 16 + lane / 4;  // this lane's queries: first_row and first_row + 8
 
-  load_tile<T, kHeadDim>(keys[0], p, key_pool, tile.table, begin, end);
-  load_tile<T, kHeadDim>(values[0], p, value_pool, tile.table, begin, end);
+  load_tiles<T, kHeadDim>(keys[0], values[0], p, key_pool, to_value, table, shift, begin, end);
   asm volatile("cp.async.commit_group;" ::: "memory");
   int stage = 0;
   for (int first = begin; first < end; first += kKeys, stage ^= 1) {
     if (first + kKeys < end) {
-      load_tile<T, kHeadDim>(keys[stage ^ 1], p, key_pool, tile.table, first + kKeys, end);
-      load_tile<T, kHeadDim>(values[stage ^ 1], p, value_pool, tile.table, first + kKeys, end);
+      load_tiles<T, kHeadDim>(keys[stage ^ 1], values[stage ^ 1], p, key_pool, to_value, table, shift, first + kKeys,
+                              end);
     }
     asm volatile("cp.async.commit_group;\ncp.async.wait_group 1;\n" ::: "memory");
     __syncthreads();
 
-    float score[kKeys / 8][4] = {};
+    // A warp without queries, or whose queries all lie before these keys, has nothing to add.
+    if (warp * 16 < tile.tokens && first <= tile.position + warp * 16 + 15) {
+      float score[kKeys / 8][4] = {};
 #pragma unroll
-    for (int s = 0; s < kSlices; ++s) {
+      for (int s = 0; s < kSlices; ++s) {
 #pragma unroll
-      for (int n = 0; n < kKeys / 16; ++n) {
-        unsigned b[4];  // two groups of eight keys, 16 dimensions
-        load_matrices(b, keys[stage].rows + (n * 16 + lane % 8 + lane / 16 * 8) * kStride + s * 16 + lane / 8 % 2 * 8);
-        multiply<T>(score[2 * n], query[s], b[0], b[1]);
-        multiply<T>(score[2 * n + 1], query[s], b[2], b[3]);
-      }
-    }
-
-    const bool masks = first + kKeys > tile.position || (p.window > 0 && first < end - p.window);
-    float next[2] = {maximum[0], maximum[1]};
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        score[n][i] *= scale;
-        if (masks) {
-          const int key = first + n * 8 + lane % 4 * 2 + i % 2;
-          const int position = tile.position + first_row + i / 2 * 8;
-          if (key > position || (p.window > 0 && key <= position - p.window)) score[n][i] = -INFINITY;
+        for (int n = 0; n < kKeys / 16; ++n) {
+          unsigned b[4];  // two groups of eight keys, 16 dimensions
+          load_matrices(b, keys[stage].rows + (n * 16 + lane % 8 + lane / 16 * 8) * kStride + s * 16 + lane / 8 % 2 * 8);
+          multiply<T>(score[2 * n], query[s], b[0], b[1]);
+          multiply<T>(score[2 * n + 1], query[s], b[2], b[3]);
         }
-        next[i / 2] = fmaxf(next[i / 2], score[n][i]);
       }
-    }
-    float reference[2];
+
+      const bool masks = first + kKeys > tile.position || (p.window > 0 && first < end - p.window);
+      float next[2] = {maximum[0], maximum[1]};
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 1));
-      next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 2));
-      reference[r] = next[r] == -INFINITY ? 0.0f : next[r];
-      const float old = exp2f(maximum[r] - reference[r]);
-      maximum[r] = next[r];
-      total[r] *= old;
+      for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        sum[n][2 * r] *= old;
-        sum[n][2 * r + 1] *= old;
+        for (int i = 0; i < 4; ++i) {
+          if (masks) {
+            const int key = first + n * 8 + lane % 4 * 2 + i % 2;
+            const int position = tile.position + first_row + i / 2 * 8;
+            if (key > position || (p.window > 0 && key <= position - p.window)) score[n][i] = -INFINITY;
+          }
+          next[i / 2] = fmaxf(next[i / 2], score[n][i]);
+        }
       }
-    }
+      float reference[2];
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
+      for (int r = 0; r < 2; ++r) {
+        next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 1));
+        next[r] = fmaxf(next[r], __shfl_xor_sync(0xffffffffu, next[r], 2));
+        reference[r] = next[r] == -INFINITY ? 0.0f : next[r] * scale;
+        const float old = power_of_two(maximum[r] * scale - reference[r]);
+        maximum[r] = next[r];
+        total[r] *= old;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        score[n][i] = exp2f(score[n][i] - reference[i / 2]);
-        total[i / 2] += score[n][i];
+        for (int n = 0; n < kColumns; ++n) {
+          sum[n][2 * r] *= old;
+          sum[n][2 * r + 1] *= old;
+        }
       }
-    }
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          score[n][i] = power_of_two(score[n][i] * scale - reference[i / 2]);
+          total[i / 2] += score[n][i];
+        }
+      }
 
 #pragma unroll
-    for (int s = 0; s < kKeys / 16; ++s) {  // 16 keys
-      const unsigned weight[4] = {pack(score[2 * s][0], score[2 * s][1], static_cast<T*>(nullptr)),
-                                  pack(score[2 * s][2], score[2 * s][3], static_cast<T*>(nullptr)),
-                                  pack(score[2 * s + 1][0], score[2 * s + 1][1], static_cast<T*>(nullptr)),
-                                  pack(score[2 * s + 1][2], score[2 * s + 1][3], static_cast<T*>(nullptr))};
+      for (int s = 0; s < kKeys / 16; ++s) {  // 16 keys
+        const unsigned weight[4] = {pack(score[2 * s][0], score[2 * s][1], static_cast<T*>(nullptr)),
+                                    pack(score[2 * s][2], score[2 * s][3], static_cast<T*>(nullptr)),
+                                    pack(score[2 * s + 1][0], score[2 * s + 1][1], static_cast<T*>(nullptr)),
+                                    pack(score[2 * s + 1][2], score[2 * s + 1][3], static_cast<T*>(nullptr))};
 #pragma unroll
-      for (int n = 0; n < kColumns / 2; ++n) {
-        unsigned b[4];  // 16 keys, two groups of eight dimensions
-        load_matrices_turned(b, values[stage].rows + (s * 16 + lane % 16) * kStride + n * 16 + lane / 16 * 8);
-        multiply<T>(sum[2 * n], weight, b[0], b[1]);
-        multiply<T>(sum[2 * n + 1], weight, b[2], b[3]);
+        for (int n = 0; n < kColumns / 2; ++n) {
+          unsigned b[4];  // 16 keys, two groups of eight dimensions
+          load_matrices_turned(b, values[stage].rows + (s * 16 + lane % 16) * kStride + n * 16 + lane / 16 * 8);
+          multiply<T>(sum[2 * n], weight, b[0], b[1]);
+          multiply<T>(sum[2 * n + 1], weight, b[2], b[3]);
+        }
       }
     }
     __syncthreads();
