@@ -24,12 +24,14 @@ __device__ __forceinline__ void unpack(const Packed& x, float (&out)[kVector]) {
 template <class T, int kHeadDim, int kGroup>
 __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionParams p) {
   constexpr int kLanes = lanes_for(kHeadDim), kKeysAWarp = 32 / kLanes, kGroups = kWarps * kKeysAWarp;
-  constexpr int kInFlight = kGroup == 1 ? 8 : 4;  // keys a lane group has under way
+  constexpr int kInFlight = 4;  // keys a lane group has under way; more cost registers, and blocks with them
   constexpr int kStep = kGroups * kInFlight;
   let_next_start();
   // The step's inputs, and keys and values of all tokens but the step's own, were there before the kernel in front.
   if (static_cast<int>(blockIdx.y) >= *p.num_items) {
-    wait_for_producer();
+    // One that has nothing to do makes room at once, so that the next kernel's blocks may start; the first waits, so that
+    // this kernel does not end before those in front of it.
+    if (blockIdx.y == 0) wait_for_producer();
     return;
   }
   const DecodeItem item = p.items[blockIdx.y];

@@ -16,7 +16,8 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
-/// Blocks until all earlier kernels have completed and their writes are seen.
+/// Blocks until all earlier kernels have completed and their writes are seen. A block that does nothing may leave without,
+/// as long as another one of its kernel waits.
 __device__ __forceinline__ void wait_for_producer() {
   let_next_start();
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -9,7 +9,7 @@ namespace spillway::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t kBlocksAMultiprocessor = 6;  // of decode attention, to have its memory busy
-constexpr std::uint32_t kShortestSplit = 128;        // tokens
+constexpr std::uint32_t kShortestSplit = 64;         // tokens
 
 template <class T>
 T* carve(char*& at, std::size_t count) {
