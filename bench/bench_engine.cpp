@@ -125,6 +125,7 @@ boost::json::object report(const Job& job, Clock::time_point origin) {
           {"last", last},
           {"tokens", tokens},
           {"gaps_ms", boost::json::array{quantile(0.5), quantile(0.99)}},
+          {"gap_max_ms", quantile(1)},
           {"rss_peak_mb", rss_peak_mb()}};
 }
 
