@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <fstream>
 
-#include "gpu/host/host_device.hpp"
+#include "actors/engine_device.hpp"
 #include "model/inspect.hpp"
 #include "runtime/check.hpp"
 #include "runtime/thread_executor.hpp"
@@ -15,6 +15,7 @@ namespace spillway {
 namespace {
 
 constexpr std::uint32_t kServingWorker = 0, kSessionWorker = 1;
+constexpr std::uint32_t kSpinUs = 100;
 
 model::KvFormat format_of(gpu::KvDType dtype) {
   switch (dtype) {
@@ -30,31 +31,11 @@ model::KvFormat format_of(gpu::KvDType dtype) {
   return model::KvFormat::kF16;
 }
 
-gpu::KvDType kv_dtype_for(KvCacheDType wanted, model::DType weights) {
-  switch (wanted) {
-    case KvCacheDType::kF32:
-      return gpu::KvDType::kF32;
-    case KvCacheDType::kF16:
-      return gpu::KvDType::kF16;
-    case KvCacheDType::kBF16:
-      return gpu::KvDType::kBF16;
-    case KvCacheDType::kQ8_0:
-      return gpu::KvDType::kQ8_0;
-    case KvCacheDType::kAuto:
-      break;
-  }
-  return weights == model::DType::kF32 ? gpu::KvDType::kF32 : gpu::KvDType::kF16;
-}
-
-std::size_t machine_memory_bytes() {
-  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-}
-
 Result<void> check_options(const EngineOptions& options, const model::ModelSpec& spec) {
   const auto wrong = [](std::string text) { return Error{Errc::kInvalidArgument, std::move(text)}; };
-  if (options.max_num_seqs == 0 || options.max_num_seqs > 4096)
-    return wrong("--max-num-seqs must be 1 to 4096");
-  if (options.max_num_batched_tokens < options.max_num_seqs || options.max_num_batched_tokens > 65536) {
+  if (options.max_num_seqs > 4096) return wrong("--max-num-seqs must be 1 to 4096");
+  if (options.max_num_seqs != 0 && options.max_num_batched_tokens != 0 &&
+      (options.max_num_batched_tokens < options.max_num_seqs || options.max_num_batched_tokens > 65536)) {
     return wrong("--max-num-batched-tokens is " + std::to_string(options.max_num_batched_tokens) +
                  "; it must be at least --max-num-seqs (" + std::to_string(options.max_num_seqs) +
                  "), so that every running sequence gets its token, and at most 65536");
@@ -64,30 +45,11 @@ Result<void> check_options(const EngineOptions& options, const model::ModelSpec&
     return wrong("--max-model-len is " + std::to_string(options.max_model_len) +
                  ", but the model was trained for " + std::to_string(spec.max_position) + " positions");
   }
+  if (options.gpu_memory_utilization <= 0 || options.gpu_memory_utilization > 1)
+    return wrong("--gpu-memory-utilization must be above 0 and at most 1");
   if (options.threads > 1024) return wrong("--threads must be at most 1024");
   return {};
 }
-
-/// The device's spans as a track of the trace.
-class DeviceTrack final : public gpu::host::SpanHook {
- public:
-  explicit DeviceTrack(runtime::Tracer& tracer)
-      : tracer_(tracer),
-        steps_(tracer.add_track("device 0", "steps")),
-        phases_(tracer.add_track("device 0", "kernels")),
-        copies_(tracer.add_track("device 0", "copies")) {}
-
-  void on_span(const char* name, std::int64_t begin_ns, std::int64_t end_ns) noexcept override {
-    const std::string_view what(name);
-    const runtime::TrackId track = what == "step" ? steps_ : what == "copy" ? copies_ : phases_;
-    tracer_.trace_span(track, what, runtime::TimePoint(runtime::Duration(begin_ns)),
-                       runtime::TimePoint(runtime::Duration(end_ns)));
-  }
-
- private:
-  runtime::Tracer& tracer_;
-  runtime::TrackId steps_, phases_, copies_;
-};
 
 }  // namespace
 
@@ -102,9 +64,8 @@ struct Engine::State {
   std::optional<Error> chat_template_error;
   std::uint32_t max_model_len = 0;
   std::unique_ptr<runtime::Tracer> tracer;
-  std::unique_ptr<DeviceTrack> device_track;
   std::unique_ptr<actors::Serving> serving;  // holds the device's sink
-  std::unique_ptr<gpu::Device> device;
+  EngineDevice device;
   std::unique_ptr<runtime::ThreadExecutor> executor;
   bool shut_down = false;
 
@@ -116,7 +77,7 @@ Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Engine::~Engine() { shutdown(); }
 
 Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
-  Result<model::Model> model = model::Model::load(options.model);
+  Result<model::Model> model = model::Model::load(options.model, options.load_format);
   if (!model.ok()) return std::move(model).error();
   if (Result<void> valid = check_options(options, model->spec()); !valid.ok())
     return std::move(valid).error();
@@ -143,57 +104,30 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
 
   state->max_model_len =
       set.max_model_len != 0 ? set.max_model_len : static_cast<std::uint32_t>(spec.max_position);
-  gpu::DeviceOptions device_options{
-      .kv_dtype = kv_dtype_for(set.kv_cache_dtype, state->model.dominant_dtype()),
-      .block_size = set.block_size,
-      .kv_cache_memory_bytes = set.kv_cache_memory_bytes,
-      .max_num_seqs = set.max_num_seqs,
-      .max_num_batched_tokens = set.max_num_batched_tokens,
-      .max_model_len = state->max_model_len,
-      .max_steps_in_flight = set.async_submit};
-  if (device_options.kv_cache_memory_bytes == 0) {
-    device_options.kv_cache_memory_bytes =
-        default_kv_cache_bytes(spec, device_options.kv_dtype, state->max_model_len, machine_memory_bytes());
-  }
-
   if (!set.trace.empty()) {
     // Fail now rather than after the work.
     if (!std::ofstream(set.trace, std::ios::app))
       return Error{Errc::kIo, "cannot write the trace file " + set.trace.string()};
     state->tracer = std::make_unique<runtime::Tracer>();
-    state->device_track = std::make_unique<DeviceTrack>(*state->tracer);
   }
-  // Workers park at once and are not pinned: the device wants every core.
-  state->executor =
-      std::make_unique<runtime::ThreadExecutor>(runtime::ThreadOptions{.workers = 2,
-                                                                       .spin = runtime::SpinPolicy::park(),
-                                                                       .pin = false,
-                                                                       .name = "spillway",
-                                                                       .tracer = state->tracer.get()});
-
-  gpu::host::HostOptions host{.threads = set.threads, .span_hook = state->device_track.get()};
-  host.clock = [executor = state->executor.get()] { return runtime::to_ns(executor->now()); };
-  if (!set.cpu_target.empty()) {
-    Result<gpu::host::CpuTarget> target = gpu::host::parse_cpu_target(set.cpu_target);
-    if (!target.ok()) return std::move(target).error();
-    host.cpu_target = *target;
-  }
-  Result<std::unique_ptr<gpu::Device>> device = gpu::host::HostDevice::create(
-      spec, state->model.weights(), device_options, host,
-      [&](const model::TensorView& tensor) { state->model.release_pages(tensor); });
+  Result<EngineDevice> device = open_engine_device(set, state->model, state->max_model_len, state->tracer.get());
   if (!device.ok()) return std::move(device).error();
   state->device = *std::move(device);
-  if (state->device->info().num_blocks == 0) {
-    return Error{Errc::kInvalidArgument, "--kv-cache-memory-bytes is " +
-                                             std::to_string(device_options.kv_cache_memory_bytes) +
-                                             ", less than one block of " +
-                                             std::to_string(state->device->info().kv_block_bytes) + " bytes"};
-  }
+
+  // Beside the host device workers park at once and are not pinned: it wants every core. A GPU wants to be fed at
+  // once, and its events to be looked at.
+  const bool polls = state->device.device->info().needs_polling;
+  state->executor = std::make_unique<runtime::ThreadExecutor>(runtime::ThreadOptions{
+      .workers = 2,
+      .spin = polls ? runtime::SpinPolicy::spin_then_park(kSpinUs) : runtime::SpinPolicy::park(),
+      .pin = false,
+      .name = "spillway",
+      .tracer = state->tracer.get()});
 
   const auto eos = state->tokenizer ? state->tokenizer->eos_ids() : state->model.eos_ids();
   state->serving = std::make_unique<actors::Serving>(
-      *state->executor, actors::ServingConfig{.device = state->device.get(),
-                                              .device_options = device_options,
+      *state->executor, actors::ServingConfig{.device = state->device.device.get(),
+                                              .device_options = state->device.options,
                                               .vocab_size = spec.vocab_size,
                                               .max_model_len = state->max_model_len,
                                               .eos_ids = {eos.begin(), eos.end()},
@@ -201,6 +135,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
                                               .prefix_caching = set.enable_prefix_caching,
                                               .worker = kServingWorker,
                                               .stall_limit = set.stall_limit});
+  if (polls) state->executor->add_poller(kServingWorker, state->device.poller.get());
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
 }
 
@@ -214,7 +149,7 @@ void Engine::shutdown(std::chrono::milliseconds drain) {
   state_->shut_down = true;
   constexpr auto kGoodbye = std::chrono::milliseconds(200);  // for sessions to take their last messages
   state_->executor->shutdown(kGoodbye);
-  state_->device.reset();  // waits for steps in flight; their completions find no actor
+  state_->device.device.reset();  // waits for steps in flight; their completions find no actor
   if (state_->tracer) (void)state_->tracer->write_file(state_->options.trace.string());
 }
 
@@ -222,7 +157,8 @@ const model::Model& Engine::model() const noexcept { return state_->model; }
 const model::Tokenizer* Engine::tokenizer() const noexcept {
   return state_->tokenizer ? &*state_->tokenizer : nullptr;
 }
-const gpu::DeviceInfo& Engine::device() const noexcept { return state_->device->info(); }
+const gpu::DeviceInfo& Engine::device() const noexcept { return state_->device.device->info(); }
+const std::string& Engine::why_host() const noexcept { return state_->device.why_host; }
 std::uint32_t Engine::max_model_len() const noexcept { return state_->max_model_len; }
 const EngineOptions& Engine::options() const noexcept { return state_->options; }
 runtime::Executor& Engine::executor() noexcept { return *state_->executor; }

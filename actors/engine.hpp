@@ -47,15 +47,22 @@ using actors::Usage;
 using model::SamplingParams;
 using runtime::Task;
 
+/// kAuto: a CUDA GPU if there is one that works, else the host.
+enum class DeviceKind : std::uint8_t { kAuto, kHost, kCuda };
+
 enum class KvCacheDType : std::uint8_t { kAuto, kF32, kF16, kBF16, kQ8_0 };
 
 struct EngineOptions {
   std::filesystem::path model;                        // a GGUF file or a Hugging Face directory
-  KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;  // kAuto: fp32 for fp32 weights, else fp16
+  model::LoadFormat load_format = model::LoadFormat::kAuto;
+  std::optional<DeviceKind> device;                   // empty: as kAuto
+  double gpu_memory_utilization = 0.9;                // share of a GPU's memory, when kv_cache_memory_bytes is 0
+  KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;  // kAuto: fp32 for fp32 weights, else fp16; bf16 on a GPU for
+                                                      // bf16 weights. A GPU computes in this type too
   std::size_t kv_cache_memory_bytes = 0;              // 0: chosen, see default_kv_cache_bytes
   std::uint32_t block_size = 16;                      // tokens a block
-  std::uint32_t max_num_seqs = 64;
-  std::uint32_t max_num_batched_tokens = 512;  // in one step, at least max_num_seqs
+  std::uint32_t max_num_seqs = 0;              // 0: 64, on a GPU 256
+  std::uint32_t max_num_batched_tokens = 0;    // in one step, at least max_num_seqs; 0: 512, on a GPU 2048
   std::uint32_t max_model_len = 0;             // 0: as the model was trained
   bool enable_prefix_caching = true;
   std::uint32_t async_submit = 2;  // steps in flight; 1: synchronous
@@ -139,6 +146,8 @@ class Engine {
   /// text.
   [[nodiscard]] const model::Tokenizer* tokenizer() const noexcept;
   [[nodiscard]] const gpu::DeviceInfo& device() const noexcept;
+  /// Why DeviceKind::kAuto chose the host, or empty.
+  [[nodiscard]] const std::string& why_host() const noexcept;
   [[nodiscard]] std::uint32_t max_model_len() const noexcept;
   [[nodiscard]] const EngineOptions& options() const noexcept;
 

@@ -125,6 +125,7 @@ boost::json::object report(const Job& job, Clock::time_point origin) {
           {"last", last},
           {"tokens", tokens},
           {"gaps_ms", boost::json::array{quantile(0.5), quantile(0.99)}},
+          {"gap_max_ms", quantile(1)},
           {"rss_peak_mb", rss_peak_mb()}};
 }
 
@@ -150,6 +151,11 @@ EngineOptions parse_options(int argc, char** argv) {
     else if (name == "--block-size") options.block_size = whole_number(name, value);
     else if (name == "--kv-cache-memory-mib") options.kv_cache_memory_bytes = std::size_t{whole_number(name, value)} << 20;
     else if (name == "--cpu-target") options.cpu_target = value;
+    else if (name == "--device" && value == "cuda") options.device = DeviceKind::kCuda;
+    else if (name == "--device" && value == "host") options.device = DeviceKind::kHost;
+    else if (name == "--load-format" && value == "dummy") options.load_format = model::LoadFormat::kDummy;
+    else if (name == "--max-model-len") options.max_model_len = whole_number(name, value);
+    else if (name == "--trace") options.trace = value;
     else if (name == "--kv-cache-dtype" && value == "fp32") options.kv_cache_dtype = KvCacheDType::kF32;
     else if (name == "--kv-cache-dtype" && value == "fp16") options.kv_cache_dtype = KvCacheDType::kF16;
     else if (name == "--kv-cache-dtype" && value == "bf16") options.kv_cache_dtype = KvCacheDType::kBF16;

@@ -159,8 +159,24 @@ void add_answer_options(CLI::App& command, SamplingFields& fields) {
 
 void add_engine_options(CLI::App& command, EngineOptions& options) {
   const Group group(command, "Engine");
-  add_whole(command, "--max-num-seqs", "most sequences in one step [64]", options.max_num_seqs, 1, 65536);
-  add_whole(command, "--max-num-batched-tokens", "most tokens in one step [512]",
+  add_choice<std::optional<DeviceKind>>(command, "--device", "what computes; auto: a CUDA GPU where there is one, else the host [auto]",
+                         options.device,
+                         {{"auto", DeviceKind::kAuto}, {"cuda", DeviceKind::kCuda}, {"host", DeviceKind::kHost}});
+  add_choice<model::LoadFormat>(command, "--load-format",
+                                "dummy: random weights of config.json's shape, on a GPU, to measure it [auto]",
+                                options.load_format,
+                                {{"auto", model::LoadFormat::kAuto}, {"dummy", model::LoadFormat::kDummy}});
+  add_value(command, "--gpu-memory-utilization", "X", "share of a GPU's memory to use [0.9]",
+            [&options](const std::string& text) -> Result<void> {
+              const Result<float> value = parse_real(text);
+              if (!value) return value.error();
+              if (!(*value > 0 && *value <= 1))
+                return Error{Errc::kInvalidArgument, "'" + text + "' is not above 0 and at most 1"};
+              options.gpu_memory_utilization = *value;
+              return {};
+            });
+  add_whole(command, "--max-num-seqs", "most sequences in one step [64, on a GPU 256]", options.max_num_seqs, 1, 65536);
+  add_whole(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 2048]",
             options.max_num_batched_tokens, 1, 1 << 20);
   add_choice<KvCacheDType>(command, "--kv-cache-dtype",
                            "type of the KV cache; auto: fp32 for fp32 weights, else 16 bits [auto]",
@@ -171,7 +187,7 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
                             {"bf16", KvCacheDType::kBF16},
                             {"q8_0", KvCacheDType::kQ8_0}});
   add_value(command, "--kv-cache-memory-bytes", "SIZE",
-            "memory for keys and values, such as 512MiB or 2G [256MiB, or what one longest sequence needs]",
+            "memory for keys and values, such as 512MiB or 2G [256MiB, or what one longest sequence needs; what a GPU has free]",
             [&options](const std::string& text) -> Result<void> {
               const Result<std::uint64_t> value = parse_bytes(text);
               if (!value) return value.error();

@@ -17,6 +17,11 @@ Result<std::unique_ptr<Engine>> start_engine(EngineOptions options) {
   Result<std::unique_ptr<Engine>> engine = Engine::create(std::move(options));
   if (!engine) return engine;
   const model::Model& model = (*engine)->model();
+  if (!(*engine)->why_host().empty()) {
+    // Who asked for the choice hears of it; who did not may have no GPU and know it.
+    const std::string line = "computing on the host: " + (*engine)->why_host();
+    (*engine)->options().device ? log_warning(line) : log_info(line);
+  }
   const gpu::DeviceInfo& device = (*engine)->device();
   char seconds[16];
   std::snprintf(seconds, sizeof seconds, "%.2f s", seconds_since_process_start() - start_s);

@@ -66,8 +66,9 @@ class Device {
   /// Enqueues block copies on the copy stream. Errors as submit.
   [[nodiscard]] virtual Result<Ticket> copy(CopyPlan plan) = 0;
 
-  /// Looks at the oldest outstanding event of each stream. A no-op unless info().needs_polling.
-  virtual void poll() noexcept {}
+  /// Looks at the oldest outstanding event of each stream; true while anything is under way. A no-op unless
+  /// info().needs_polling.
+  virtual bool poll() noexcept { return false; }
 };
 
 }  // namespace spillway::gpu

@@ -174,7 +174,7 @@ struct ModelLoader {
     return read_gguf_tokens(gguf, state.spec, state.eos_ids, state.bos_id);
   }
 
-  static Result<void> directory(Model::State& state) {
+  static Result<void> directory(Model::State& state, LoadFormat format) {
     const fs::path config_path = state.path / "config.json";
     std::error_code ignored;
     if (!fs::exists(config_path, ignored)) return no_weights(state.path, "config.json is missing");
@@ -186,17 +186,19 @@ struct ModelLoader {
     auto description = describe_hf(config, &family);
     if (!description) return std::move(description).error();
 
-    auto files = SafetensorsModel::open(state.path);
-    if (!files) {
-      if (files.error().code == Errc::kNotFound) {
-        return no_weights(state.path, "model.safetensors and model.safetensors.index.json are missing");
+    if (format == LoadFormat::kAuto) {
+      auto files = SafetensorsModel::open(state.path);
+      if (!files) {
+        if (files.error().code == Errc::kNotFound) {
+          return no_weights(state.path, "model.safetensors and model.safetensors.index.json are missing");
+        }
+        return std::move(files).error();
       }
-      return std::move(files).error();
+      state.safetensors.emplace(*std::move(files));
+      auto weights = map_weights(SafetensorsSource(*state.safetensors), *family->tensors, *description);
+      if (!weights) return std::move(weights).error();
+      state.weights = *std::move(weights);
     }
-    state.safetensors.emplace(*std::move(files));
-    auto weights = map_weights(SafetensorsSource(*state.safetensors), *family->tensors, *description);
-    if (!weights) return std::move(weights).error();
-    state.weights = *std::move(weights);
     state.spec = std::move(description->spec);
     state.spec.name = fs::weakly_canonical(state.path, ignored).filename().string();
 
@@ -235,7 +237,7 @@ struct ModelLoader {
   }
 };
 
-Result<Model> Model::load(const fs::path& path) {
+Result<Model> Model::load(const fs::path& path, LoadFormat format) {
   auto state = std::make_unique<State>();
   state->path = path;
   std::error_code error;
@@ -250,7 +252,7 @@ Result<Model> Model::load(const fs::path& path) {
     // Listing it tells an unreadable directory from an empty one.
     fs::directory_iterator probe(path, error);
     if (error) return Error{Errc::kIo, path.string() + ": " + error.message()};
-    if (auto done = ModelLoader::directory(*state); !done) return std::move(done).error();
+    if (auto done = ModelLoader::directory(*state, format); !done) return std::move(done).error();
     return Model(std::move(state));
   }
   if (has_suffix(path, ".safetensors") || has_suffix(path, ".json")) {
@@ -261,6 +263,11 @@ Result<Model> Model::load(const fs::path& path) {
   if (has_suffix(path, ".bin") || has_suffix(path, ".pt") || has_suffix(path, ".pth")) {
     return Error{Errc::kUnsupported,
                  path.string() + ": PyTorch pickles are unsupported; convert them to safetensors"};
+  }
+  if (format == LoadFormat::kDummy) {
+    return Error{Errc::kInvalidArgument, path.string() +
+                                             ": random weights are made for a Hugging Face directory's config.json; "
+                                             "this is a file with weights of its own"};
   }
   if (auto done = ModelLoader::gguf(*state); !done) return std::move(done).error();
   return Model(std::move(state));

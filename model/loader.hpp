@@ -26,11 +26,16 @@ struct GenerationDefaults {
   std::optional<std::int32_t> top_k;
 };
 
+/// kDummy: a Hugging Face directory's config.json (and tokenizer) without its weights, for a device that makes
+/// random ones in their place: to measure a shape that was never downloaded.
+enum class LoadFormat : std::uint8_t { kAuto, kDummy };
+
 class Model {
  public:
   /// MODEL is a GGUF file or a Hugging Face directory. Errors name file, field or tensor, and what would be right:
   /// kNotFound (no such path, no weights in it), kBadFile (content), kUnsupported (architecture, option, type), kIo.
-  [[nodiscard]] static Result<Model> load(const std::filesystem::path& path);
+  [[nodiscard]] static Result<Model> load(const std::filesystem::path& path,
+                                          LoadFormat format = LoadFormat::kAuto);
 
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;

@@ -130,15 +130,4 @@ class Forward {
   Input embedded_;                    // [tokens, embedding], only with project_in or project_out
 };
 
-/// Refuses a plan that breaks a limit, naming it: rows, tokens, positions, blocks, tables out of range.
-struct PlanLimits {
-  std::uint32_t max_num_seqs = 0;
-  std::uint32_t max_num_batched_tokens = 0;
-  std::uint32_t max_model_len = 0;
-  std::uint32_t num_blocks = 0;
-  std::uint32_t block_size = 0;
-  std::uint32_t vocab_size = 0;
-};
-[[nodiscard]] Result<void> validate_plan(const StepPlan& plan, const PlanLimits& limits);
-
 }  // namespace spillway::gpu::host

@@ -17,6 +17,7 @@
 #include "gpu/host/host_model.hpp"
 #include "gpu/host/kv_pool.hpp"
 #include "gpu/host/sampler.hpp"
+#include "gpu/plan_limits.hpp"
 
 namespace spillway::gpu::host {
 namespace {

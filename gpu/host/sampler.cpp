@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "gpu/host/counter_random.hpp"
+#include "gpu/counter_random.hpp"
 
 namespace spillway::gpu::host {
 namespace {

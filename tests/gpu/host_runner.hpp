@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Drives a HostDevice synchronously for tests: continuous batching of a few requests, blocks handed out in a
-// scattered order, every logit row kept.
+// Drives a device synchronously for tests, a HostDevice unless told otherwise: continuous batching of a few
+// requests, blocks handed out in a scattered order, every logit row kept.
 
 #include <algorithm>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -43,13 +44,23 @@ struct Answer {
 
 class HostRunner : public CompletionSink {
  public:
+  using LogitsHook =
+      std::function<void(const StepPlan&, std::uint32_t sequence_index, std::span<const float> logits)>;
+
   HostRunner(const model::ModelSpec& spec, const model::Weights& weights, DeviceOptions options,
              HostOptions host_options)
+      : HostRunner(options, [&](LogitsHook hook) {
+          host_options.on_logits = std::move(hook);
+          return HostDevice::create(spec, weights, options, host_options);
+        }) {}
+
+  /// `make` creates the device and gives it the hook.
+  HostRunner(DeviceOptions options, const std::function<Result<std::unique_ptr<Device>>(LogitsHook)>& make)
       : options_(options) {
-    host_options.on_logits = [this](const StepPlan&, std::uint32_t sequence, std::span<const float> logits) {
-      step_logits_.emplace_back(sequence, std::vector<float>(logits.begin(), logits.end()));
-    };
-    Result<std::unique_ptr<Device>> device = HostDevice::create(spec, weights, options, host_options);
+    Result<std::unique_ptr<Device>> device =
+        make([this](const StepPlan&, std::uint32_t sequence, std::span<const float> logits) {
+          step_logits_.emplace_back(sequence, std::vector<float>(logits.begin(), logits.end()));
+        });
     if (!device) FAIL(device.error().message);
     device_ = std::move(*device);
     device_->set_sink(this);
@@ -64,6 +75,8 @@ class HostRunner : public CompletionSink {
     plan.step = ++step_;
     Result<Ticket> ticket = device_->submit(std::move(plan));
     if (!ticket) FAIL(ticket.error().message);
+    while (device_->poll()) {
+    }
     std::unique_lock lock(mutex_);
     completed_.wait(lock, [&] { return done_steps_ >= *ticket; });
     return device_->take(*ticket);
@@ -139,6 +152,8 @@ class HostRunner : public CompletionSink {
   void on_step_complete(Ticket ticket) noexcept override { complete(done_steps_, ticket); }
   void on_copy_complete(Ticket ticket) noexcept override { complete(done_copies_, ticket); }
   void wait_for_copy(Ticket ticket) {
+    while (device_->poll()) {
+    }
     std::unique_lock lock(mutex_);
     completed_.wait(lock, [&] { return done_copies_ >= ticket; });
   }

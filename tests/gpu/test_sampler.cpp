@@ -8,7 +8,7 @@
 #include <random>
 #include <set>
 
-#include "gpu/host/counter_random.hpp"
+#include "gpu/counter_random.hpp"
 #include "tests/support/catch.hpp"
 
 namespace spillway::gpu::host {

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace spillway::gpu::host {
+namespace spillway::gpu {
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): a bijection whose output bits all depend on all
 /// input bits.
@@ -25,4 +25,4 @@ namespace spillway::gpu::host {
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
-}  // namespace spillway::gpu::host
+}  // namespace spillway::gpu

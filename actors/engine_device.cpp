@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/engine_device.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "actors/engine.hpp"
+#include "gpu/cuda/open_device.hpp"
+#include "gpu/host/host_device.hpp"
+
+namespace spillway {
+
+/// The device's spans as tracks of the trace.
+class DeviceTrack final : public gpu::host::SpanHook {
+ public:
+  explicit DeviceTrack(runtime::Tracer& tracer)
+      : tracer_(tracer),
+        steps_(tracer.add_track("device 0", "steps")),
+        phases_(tracer.add_track("device 0", "kernels")),
+        copies_(tracer.add_track("device 0", "copies")) {}
+
+  void on_span(const char* name, std::int64_t begin_ns, std::int64_t end_ns) noexcept override {
+    const std::string_view what(name);
+    const runtime::TrackId track = what == "step" ? steps_ : what == "copy" ? copies_ : phases_;
+    tracer_.trace_span(track, what, runtime::TimePoint(runtime::Duration(begin_ns)),
+                       runtime::TimePoint(runtime::Duration(end_ns)));
+  }
+
+ private:
+  runtime::Tracer& tracer_;
+  runtime::TrackId steps_, phases_, copies_;
+};
+
+EngineDevice::EngineDevice() = default;
+EngineDevice::EngineDevice(EngineDevice&&) noexcept = default;
+EngineDevice& EngineDevice::operator=(EngineDevice&&) noexcept = default;
+EngineDevice::~EngineDevice() = default;
+
+namespace {
+
+class DevicePoller final : public runtime::Poller {
+ public:
+  explicit DevicePoller(gpu::Device& device) : device_(device) {}
+  bool poll() noexcept override { return device_.poll(); }
+
+ private:
+  gpu::Device& device_;
+};
+
+gpu::KvDType kv_dtype_for(KvCacheDType wanted, model::DType weights, bool on_gpu) {
+  switch (wanted) {
+    case KvCacheDType::kF32:
+      return gpu::KvDType::kF32;
+    case KvCacheDType::kF16:
+      return gpu::KvDType::kF16;
+    case KvCacheDType::kBF16:
+      return gpu::KvDType::kBF16;
+    case KvCacheDType::kQ8_0:
+      return gpu::KvDType::kQ8_0;
+    case KvCacheDType::kAuto:
+      break;
+  }
+  if (on_gpu && weights == model::DType::kBF16) return gpu::KvDType::kBF16;
+  return weights == model::DType::kF32 ? gpu::KvDType::kF32 : gpu::KvDType::kF16;
+}
+
+std::size_t machine_memory_bytes() {
+  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+}
+
+gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& model, std::uint32_t max_model_len,
+                                  bool on_gpu) {
+  const std::uint32_t seqs = set.max_num_seqs != 0 ? set.max_num_seqs : on_gpu ? 256 : 64;
+  const std::uint32_t usual_tokens = on_gpu ? 2048 : 512;
+  const model::DType weights =
+      set.load_format == model::LoadFormat::kDummy ? model::DType::kBF16 : model.dominant_dtype();
+  return {.kv_dtype = kv_dtype_for(set.kv_cache_dtype, weights, on_gpu),
+          .block_size = set.block_size,
+          .kv_cache_memory_bytes = set.kv_cache_memory_bytes,
+          .max_num_seqs = seqs,
+          .max_num_batched_tokens =
+              set.max_num_batched_tokens != 0 ? set.max_num_batched_tokens : std::max(seqs, usual_tokens),
+          .max_model_len = max_model_len,
+          .max_steps_in_flight = set.async_submit};
+}
+
+Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const model::Model& model,
+                                               const gpu::DeviceOptions& options, DeviceTrack* track) {
+  gpu::cuda::CudaOptions cuda;
+  cuda.gpu_memory_utilization = set.gpu_memory_utilization;
+  cuda.dummy_weights = set.load_format == model::LoadFormat::kDummy;
+  if (track != nullptr) {
+    cuda.on_span = [track](const char* name, std::int64_t begin_ns, std::int64_t end_ns) {
+      track->on_span(name, begin_ns, end_ns);
+    };
+  }
+  return gpu::cuda::open_cuda_device(model.spec(), model.weights(), options, cuda,
+                                     [&](const model::TensorView& tensor) { model.release_pages(tensor); });
+}
+
+Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const model::Model& model,
+                                               gpu::DeviceOptions& options, DeviceTrack* track) {
+  if (set.load_format == model::LoadFormat::kDummy) {
+    return Error{Errc::kInvalidArgument, "--load-format dummy makes random weights on a GPU; the host device has none"};
+  }
+  if (options.kv_cache_memory_bytes == 0) {
+    options.kv_cache_memory_bytes =
+        default_kv_cache_bytes(model.spec(), options.kv_dtype, options.max_model_len, machine_memory_bytes());
+  }
+  gpu::host::HostOptions host{.threads = set.threads, .span_hook = track};
+  if (!set.cpu_target.empty()) {
+    Result<gpu::host::CpuTarget> target = gpu::host::parse_cpu_target(set.cpu_target);
+    if (!target.ok()) return std::move(target).error();
+    host.cpu_target = *target;
+  }
+  return gpu::host::HostDevice::create(model.spec(), model.weights(), options, host,
+                                       [&](const model::TensorView& tensor) { model.release_pages(tensor); });
+}
+
+}  // namespace
+
+Result<EngineDevice> open_engine_device(const EngineOptions& set, const model::Model& model,
+                                        std::uint32_t max_model_len, runtime::Tracer* tracer) {
+  EngineDevice opened;
+  if (tracer != nullptr) opened.track = std::make_unique<DeviceTrack>(*tracer);
+  Result<std::unique_ptr<gpu::Device>> device = Error{Errc::kNotFound, ""};
+  const DeviceKind wanted = set.device.value_or(DeviceKind::kAuto);
+  if (wanted != DeviceKind::kHost) {
+    opened.options = device_options(set, model, max_model_len, true);
+    device = open_cuda(set, model, opened.options, opened.track.get());
+    // What a GPU here refuses for a reason of its own (memory, a broken file) is no reason to compute elsewhere.
+    const bool absent = !device.ok() && (device.error().code == Errc::kNotFound ||
+                                         (device.error().code == Errc::kUnsupported && wanted == DeviceKind::kAuto));
+    if (!device.ok() && (wanted == DeviceKind::kCuda || !absent)) return std::move(device).error();
+    if (!device.ok()) opened.why_host = device.error().message;
+  }
+  if (!device.ok()) {
+    opened.options = device_options(set, model, max_model_len, false);
+    device = open_host(set, model, opened.options, opened.track.get());
+  }
+  if (!device.ok()) return std::move(device).error();
+  opened.device = *std::move(device);
+  const gpu::DeviceInfo& info = opened.device->info();
+  if (info.num_blocks == 0) {
+    return Error{Errc::kInvalidArgument, "--kv-cache-memory-bytes is " +
+                                             std::to_string(opened.options.kv_cache_memory_bytes) +
+                                             ", less than one block of " + std::to_string(info.kv_block_bytes) + " bytes"};
+  }
+  if (info.needs_polling) opened.poller = std::make_unique<DevicePoller>(*opened.device);
+  return opened;
+}
+
+}  // namespace spillway

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Paged attention over the KV pool [block][layer][K|V][kv_head][slot][head_dim]. Three kernels for one
+// function: `decode` reads the pool once per KV head at memory bandwidth, split over long contexts with the
+// partial results merged by their log-sum-exp; `prefill` computes tiles of 128 queries on tensor cores; `rows`
+// takes any type and head size, one warp a token and head, and is what the others are held to.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "gpu/cuda/element.hpp"
+
+namespace spillway::gpu::cuda {
+
+/// A share of one sequence's context, decoded by one block per KV head.
+struct DecodeItem {
+  std::int32_t row = 0;          // of q and out
+  std::int32_t table = 0;        // the sequence's first entry in the block table
+  std::int32_t begin = 0, end = 0;  // positions
+  std::int32_t first_item = 0;   // of this sequence; its items follow each other
+  std::int32_t item_count = 0;   // 1: no merge
+};
+
+/// Up to kPrefillTile consecutive tokens of one sequence.
+struct PrefillTile {
+  std::int32_t row = 0;      // of q and out
+  std::int32_t tokens = 0;
+  std::int32_t position = 0;  // of the first token
+  std::int32_t table = 0;
+};
+inline constexpr int kPrefillTile = 128;
+
+struct AttentionParams {
+  Element element{};
+  const void* qkv = nullptr;     // [rows, (heads + 2 kv_heads) * head_dim], q rotated
+  void* out = nullptr;           // [rows, heads * head_dim]
+  const void* pool = nullptr;
+  std::int64_t block_elements = 0, layer_offset = 0;
+  int block_size = 0;            // a power of two
+  const std::int32_t* block_table = nullptr;
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  int window = 0;                // 0: none; else a token sees itself and window - 1 before it
+  float scale = 0;               // of q.k
+
+  // decode: items [max_items], of which the first *num_items count
+  const DecodeItem* items = nullptr;
+  const std::int32_t* num_items = nullptr;
+  int max_items = 0;
+  float* partial_out = nullptr;  // [max_items, heads, head_dim]
+  float* partial_lse = nullptr;  // [max_items, heads] natural log
+  std::int32_t* arrived = nullptr;  // [max_items, kv_heads] zero; left zero
+
+  // prefill
+  const PrefillTile* tiles = nullptr;
+  int num_tiles = 0;
+
+  // rows: row i is at positions[i], its blocks from tables[i] on
+  const std::int32_t* positions = nullptr;
+  const std::int32_t* tables = nullptr;
+  int rows = 0;
+};
+
+/// 16-bit types; head_dim 64, 80, 96, 128 or 256; at most 8 queries a KV head.
+[[nodiscard]] bool has_fast_decode(Element element, int head_dim, int heads, int kv_heads) noexcept;
+/// 16-bit types; head_dim 64, 80, 96 or 128.
+[[nodiscard]] bool has_fast_prefill(Element element, int head_dim) noexcept;
+
+void launch_decode_attention(const AttentionParams& p, cudaStream_t stream);
+void launch_prefill_attention(const AttentionParams& p, cudaStream_t stream);
+void launch_row_attention(const AttentionParams& p, cudaStream_t stream);
+
+}  // namespace spillway::gpu::cuda

@@ -1,0 +1,591 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/cuda/cuda_device.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gpu/cuda/decode_graphs.hpp"
+#include "gpu/cuda/forward.hpp"
+#include "gpu/plan_limits.hpp"
+#include "runtime/check.hpp"
+
+namespace spillway::gpu::cuda {
+namespace {
+
+constexpr std::size_t kCopiesMax = 64;  // under way at once
+constexpr std::size_t kReserveBytes = std::size_t{512} << 20;  // left to the driver, graphs and the library
+
+std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
+
+/// What one step in flight holds.
+struct StepSlot {
+  Memory inputs;            // pinned
+  StepInputs host;
+  Memory results;           // pinned
+  SampledRow* rows = nullptr;
+  std::int32_t* top_tokens = nullptr;
+  float* top_logprobs = nullptr;
+  std::vector<float> logits;  // only for the tests' hook
+  cudaEvent_t begin = nullptr, end = nullptr;
+
+  Ticket ticket = 0;
+  StepPlan plan;            // keeps what pageable copies read
+  std::vector<std::uint32_t> sampled;
+  std::vector<std::int32_t> logprobs;  // [sampled]
+};
+
+struct CopySlot {
+  cudaEvent_t begin = nullptr;  // only for spans
+  cudaEvent_t end = nullptr;
+  Ticket ticket = 0;
+};
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(const DeviceOptions& options, CudaOptions cuda) : options_(options), cuda_(std::move(cuda)) {}
+  ~CudaDevice() override;
+
+  [[nodiscard]] Result<void> start(const CreateArgs& args);
+
+  const DeviceInfo& info() const noexcept override { return info_; }
+  void set_sink(CompletionSink* sink) noexcept override { sink_ = sink; }
+  Result<Ticket> submit(StepPlan plan) override;
+  StepResult take(Ticket ticket) override;
+  Result<Ticket> copy(CopyPlan plan) override;
+  bool poll() noexcept override;
+
+ private:
+  Result<void> open(const model::ModelSpec& spec);
+  Result<void> size_step(const model::ModelSpec& spec);
+  Result<void> allocate_pool(const model::ModelSpec& spec);
+  Result<void> make_slots();
+  Result<void> warm_up();
+
+  void lose(const Error& why);
+  void tell_span(const char* name, cudaEvent_t begin, cudaEvent_t end);
+  StepResult collect(StepSlot& slot);
+
+  const DeviceOptions options_;
+  const CudaOptions cuda_;
+  DeviceInfo info_;
+  PlanLimits limits_;
+  CompletionSink* sink_ = nullptr;
+  cudaDeviceProp properties_{};
+  Element element_{};
+  std::uint32_t vocab_ = 0;
+
+  cudaStream_t compute_ = nullptr;
+  cudaStream_t copies_[2] = {};  // [0] to the device and within it, [1] to the host: both directions at once
+
+  CudaModel model_;
+  StepGeometry geometry_;
+  StepLimits step_limits_;
+  std::unique_ptr<Forward> forward_;
+  std::unique_ptr<DecodeGraphs> graphs_;
+  Memory device_inputs_;
+  StepInputs inputs_;
+  Memory pool_, host_pool_;
+  PoolView pool_view_;
+
+  std::vector<RowParams> rows_;
+  std::vector<StepSlot> slots_;
+  std::vector<CopySlot> copy_slots_;
+  struct LastCopies {
+    std::vector<Ticket> device, host;  // [blocks] the last copy that read or wrote it
+  };
+  LastCopies last_copy_of_[2];  // by stream
+  std::deque<std::pair<Ticket, StepResult>> results_;
+  Ticket last_step_ = 0, done_step_ = 0, last_copy_ = 0, done_copy_ = 0;
+  std::string lost_;  // why the device no longer works
+  cudaEvent_t origin_ = nullptr;  // only for spans: passed when the steady clock read origin_ns_
+  std::int64_t origin_ns_ = 0;
+};
+
+CudaDevice::~CudaDevice() {
+  if (compute_ != nullptr) (void)cudaStreamSynchronize(compute_);
+  for (const cudaStream_t stream : copies_)
+    if (stream != nullptr) (void)cudaStreamSynchronize(stream);
+  graphs_.reset();
+  for (StepSlot& slot : slots_) {
+    if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
+    if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
+  }
+  for (CopySlot& slot : copy_slots_) {
+    if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
+    if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
+  }
+  if (origin_ != nullptr) (void)cudaEventDestroy(origin_);
+  if (compute_ != nullptr) (void)cudaStreamDestroy(compute_);
+  for (const cudaStream_t stream : copies_)
+    if (stream != nullptr) (void)cudaStreamDestroy(stream);
+}
+
+Result<void> CudaDevice::open(const model::ModelSpec& spec) {
+  int count = 0;
+  if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess || count == 0) {
+    const char* why = code == cudaSuccess                  ? "the driver shows none"
+                      : code == cudaErrorInsufficientDriver ? "there is no NVIDIA driver, or one older than CUDA 13.0's"
+                                                            : cudaGetErrorString(code);
+    return Error{Errc::kNotFound, std::string("no CUDA device: ") + why};
+  }
+  if (cuda_.ordinal < 0 || cuda_.ordinal >= count) {
+    return Error{Errc::kNotFound, "no CUDA device " + std::to_string(cuda_.ordinal) + ": the driver shows " +
+                                      std::to_string(count) + ", counted from 0"};
+  }
+  if (Result<void> done = check_cuda(cudaSetDevice(cuda_.ordinal), "cudaSetDevice"); !done) return done;
+  if (Result<void> done = check_cuda(cudaGetDeviceProperties(&properties_, cuda_.ordinal), "device properties"); !done)
+    return done;
+  if (properties_.major < 8) {
+    return Error{Errc::kUnsupported, std::string(properties_.name) + " has compute capability " +
+                                         std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
+                                         "; 8.0 is the least supported"};
+  }
+  const std::uint32_t block = options_.block_size;
+  if (block != 8 && block != 16 && block != 32 && block != 64) {
+    return Error{Errc::kInvalidArgument,
+                 "block size " + std::to_string(block) + " is not supported: use 8, 16, 32 or 64"};
+  }
+  switch (options_.kv_dtype) {
+    case KvDType::kF32:
+      element_ = Element::kF32;
+      break;
+    case KvDType::kF16:
+      element_ = Element::kF16;
+      break;
+    case KvDType::kBF16:
+      element_ = Element::kBF16;
+      break;
+    case KvDType::kQ8_0:
+      return Error{Errc::kUnsupported, "--kv-cache-dtype q8_0 is not supported on CUDA: use bf16, fp16 or fp32"};
+  }
+  if (spec.head_dim > 256)
+    return Error{Errc::kUnsupported, "head_dim " + std::to_string(spec.head_dim) + "; CUDA attention takes up to 256"};
+  if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking), "stream"); !done)
+    return done;
+  for (cudaStream_t& stream : copies_)
+    if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream"); !done)
+      return done;
+  return {};
+}
+
+Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
+  geometry_.block_size = options_.block_size;
+  geometry_.kv_heads = static_cast<std::uint32_t>(spec.num_kv_heads);
+  geometry_.window = static_cast<std::uint32_t>(spec.sliding_window);
+  geometry_.fast_decode = has_fast_decode(element_, spec.head_dim, spec.num_heads, spec.num_kv_heads);
+  geometry_.fast_prefill = has_fast_prefill(element_, spec.head_dim);
+  geometry_.multiprocessors = static_cast<std::uint32_t>(properties_.multiProcessorCount);
+  const std::uint32_t padded_seqs = DecodeGraphs::bucket_for(options_.max_num_seqs);
+  step_limits_.max_tokens = std::max(options_.max_num_batched_tokens, padded_seqs);
+  step_limits_.max_seqs = padded_seqs;
+  step_limits_.max_items = decode_items_for(padded_seqs, geometry_);
+  step_limits_.max_tiles = options_.max_num_seqs + divide_up(options_.max_num_batched_tokens, kPrefillTile);
+  step_limits_.table_entries = options_.max_num_seqs * divide_up(limits_.max_model_len, options_.block_size);
+  Result<Memory> inputs = Memory::device(StepInputs::bytes_needed(step_limits_), "a step's inputs");
+  if (!inputs) return inputs.error();
+  device_inputs_ = std::move(*inputs);
+  inputs_ = StepInputs::at(device_inputs_.data(), step_limits_);
+  Result<std::unique_ptr<Forward>> forward =
+      Forward::create(model_, step_limits_, options_.max_num_seqs, geometry_);
+  if (!forward) return forward.error();
+  forward_ = std::move(*forward);
+  return {};
+}
+
+Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
+  pool_view_.layer_elements = std::int64_t{2} * spec.num_kv_heads * options_.block_size * spec.head_dim;
+  pool_view_.block_elements = pool_view_.layer_elements * spec.num_layers;
+  info_.kv_block_bytes = static_cast<std::size_t>(pool_view_.block_elements) * bytes_of(element_);
+  std::size_t free_bytes = 0, total_bytes = 0;
+  if (Result<void> done = check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "memory info"); !done) return done;
+  std::size_t bytes = options_.kv_cache_memory_bytes;
+  const std::string used = gigabytes(model_.weight_bytes) + " of weights and " + gigabytes(forward_->bytes()) +
+                           " for the largest step";
+  if (bytes == 0) {
+    const auto wanted = static_cast<std::size_t>(static_cast<double>(total_bytes) * cuda_.gpu_memory_utilization);
+    const std::size_t taken = total_bytes - free_bytes + kReserveBytes;
+    if (wanted < taken + info_.kv_block_bytes) {
+      return Error{Errc::kOutOfMemory,
+                   "no room for a KV cache: " + gigabytes(taken) + " of the GPU's " + gigabytes(total_bytes) +
+                       " are taken (" + used + "), --gpu-memory-utilization allows " + gigabytes(wanted) +
+                       "; raise it, lower --max-num-batched-tokens, or use a smaller model"};
+    }
+    bytes = wanted - taken;
+  } else if (bytes > free_bytes) {
+    return Error{Errc::kOutOfMemory, "--kv-cache-memory-bytes is " + gigabytes(bytes) + ", but only " +
+                                         gigabytes(free_bytes) + " of the GPU's " + gigabytes(total_bytes) +
+                                         " are free beside " + used};
+  }
+  const std::size_t blocks = std::min<std::size_t>(bytes / info_.kv_block_bytes, 0x7fffffff / options_.block_size);
+  info_.num_blocks = static_cast<std::uint32_t>(blocks);
+  Result<Memory> pool = Memory::device(blocks * info_.kv_block_bytes, "the KV cache (--kv-cache-memory-bytes)");
+  if (!pool) return pool.error();
+  pool_ = std::move(*pool);
+  pool_view_.data = pool_.data();
+  // Finite numbers: a masked key's weight is zero, and zero times what lies in fresh memory might be no number.
+  if (Result<void> done = check_cuda(cudaMemset(pool_.data(), 0, pool_.bytes()), "clearing the KV cache"); !done)
+    return done;
+  info_.num_host_blocks = static_cast<std::uint32_t>(options_.host_pool_bytes / info_.kv_block_bytes);
+  if (info_.num_host_blocks > 0) {
+    Result<Memory> host = Memory::pinned(info_.num_host_blocks * info_.kv_block_bytes, "the host's KV pool");
+    if (!host) return host.error();
+    host_pool_ = std::move(*host);
+  }
+  return {};
+}
+
+Result<void> CudaDevice::make_slots() {
+  slots_.resize(options_.max_steps_in_flight);
+  const std::size_t seqs = step_limits_.max_seqs;
+  for (StepSlot& slot : slots_) {
+    Result<Memory> inputs = Memory::pinned(StepInputs::bytes_needed(step_limits_), "a step's inputs");
+    if (!inputs) return inputs.error();
+    slot.inputs = std::move(*inputs);
+    slot.host = StepInputs::at(slot.inputs.data(), step_limits_);
+    Result<Memory> results = Memory::pinned(seqs * (sizeof(SampledRow) + kTopMax * 8), "a step's results");
+    if (!results) return results.error();
+    slot.results = std::move(*results);
+    slot.rows = slot.results.as<SampledRow>();
+    slot.top_tokens = reinterpret_cast<std::int32_t*>(slot.rows + seqs);
+    slot.top_logprobs = reinterpret_cast<float*>(slot.top_tokens + seqs * kTopMax);
+    if (cuda_.on_logits) slot.logits.resize(seqs * vocab_);
+    for (cudaEvent_t* event : {&slot.begin, &slot.end})
+      if (Result<void> done = check_cuda(cudaEventCreate(event), "event"); !done) return done;
+  }
+  copy_slots_.resize(kCopiesMax);
+  for (auto& last : last_copy_of_) {
+    last.device.resize(info_.num_blocks);
+    last.host.resize(info_.num_host_blocks);
+  }
+  for (CopySlot& slot : copy_slots_) {
+    const bool timed = static_cast<bool>(cuda_.on_span);
+    if (Result<void> done =
+            check_cuda(cudaEventCreateWithFlags(&slot.end, timed ? 0 : cudaEventDisableTiming), "event");
+        !done)
+      return done;
+    if (timed)
+      if (Result<void> done = check_cuda(cudaEventCreate(&slot.begin), "event"); !done) return done;
+  }
+  if (!cuda_.on_span) return {};
+  if (Result<void> done = check_cuda(cudaEventCreate(&origin_), "event"); !done) return done;
+  if (Result<void> done = check_cuda(cudaEventRecord(origin_, compute_), "event"); !done) return done;
+  if (Result<void> done = check_cuda(cudaEventSynchronize(origin_), "event"); !done) return done;
+  origin_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+                   .count();
+  return {};
+}
+
+Result<void> CudaDevice::warm_up() {
+  // What was cleared and copied at start went through the default stream, which our streams do not wait for.
+  if (Result<void> done = check_cuda(cudaDeviceSynchronize(), "start"); !done) return done;
+  // Zero inputs are a valid padded step: no item counts, no slot is written, nothing is drawn.
+  StepSlot& slot = slots_.front();
+  StepPlan nothing;
+  std::vector<std::uint32_t> sampled;
+  (void)fill_inputs(nothing, rows_, geometry_, step_limits_.max_seqs, slot.host, sampled);
+  if (Result<void> done = check_cuda(cudaMemcpyAsync(device_inputs_.data(), slot.inputs.data(), slot.host.head_bytes,
+                                                     cudaMemcpyHostToDevice, compute_),
+                                     "a step's inputs");
+      !done)
+    return done;
+  if (cuda_.graphs && geometry_.fast_decode) {
+    Result<std::unique_ptr<DecodeGraphs>> graphs =
+        DecodeGraphs::capture(*forward_, inputs_, pool_view_, geometry_, options_.max_num_seqs, compute_);
+    if (!graphs) return graphs.error();
+    graphs_ = std::move(*graphs);
+  }
+  if (Result<void> done = check_cuda(cudaStreamSynchronize(compute_), "warm-up"); !done) return done;
+  return forward_->status();
+}
+
+Result<void> CudaDevice::start(const CreateArgs& args) {
+  const model::ModelSpec& spec = *args.spec;
+  vocab_ = static_cast<std::uint32_t>(spec.vocab_size);
+  limits_.max_num_seqs = options_.max_num_seqs;
+  limits_.max_num_batched_tokens = options_.max_num_batched_tokens;
+  limits_.max_model_len =
+      options_.max_model_len != 0 ? options_.max_model_len : static_cast<std::uint32_t>(spec.max_position);
+  limits_.block_size = options_.block_size;
+  limits_.vocab_size = vocab_;
+  rows_.resize(options_.max_num_seqs);
+  if (Result<void> done = open(spec); !done) return done;
+  static const std::function<void(const model::TensorView&)> kNobody;
+  Result<CudaModel> model =
+      cuda_.dummy_weights
+          ? CudaModel::random(spec, element_, compute_)
+          : CudaModel::upload(spec, *args.weights, element_, args.on_uploaded != nullptr ? *args.on_uploaded : kNobody,
+                              compute_);
+  if (!model) return model.error();
+  model_ = std::move(*model);
+  if (Result<void> done = size_step(spec); !done) return done;
+  if (Result<void> done = allocate_pool(spec); !done) return done;
+  limits_.num_blocks = info_.num_blocks;
+  if (Result<void> done = make_slots(); !done) return done;
+  if (Result<void> done = warm_up(); !done) return done;
+  info_.name = std::string("cuda:") + std::to_string(cuda_.ordinal) + " (" + properties_.name + ", " +
+               (element_ == Element::kBF16  ? "bf16"
+                : element_ == Element::kF16 ? "fp16"
+                                            : "fp32") +
+               ")";
+  info_.needs_polling = true;
+  return {};
+}
+
+void CudaDevice::lose(const Error& why) {
+  if (lost_.empty()) lost_ = info_.name + " failed: " + why.message;
+}
+
+Result<Ticket> CudaDevice::submit(StepPlan plan) {
+  if (!lost_.empty()) return Error{Errc::kDeviceFailed, lost_};
+  if (Result<void> valid = validate_plan(plan, limits_); !valid) return valid.error();
+  for (const RowInit& init : plan.row_inits) {
+    if (init.params.logprobs > kTopMax) {
+      return Error{Errc::kInvalidArgument, "logprobs is " + std::to_string(init.params.logprobs) +
+                                               "; a CUDA device gives up to " + std::to_string(kTopMax)};
+    }
+  }
+  if (last_step_ - done_step_ >= slots_.size())
+    return Error{Errc::kQueueFull, std::to_string(slots_.size()) + " steps are in flight, the most allowed"};
+  if (plan.wait_for_copy > last_copy_) {
+    return Error{Errc::kInvalidArgument, "step " + std::to_string(plan.step) + " waits for copy " +
+                                             std::to_string(plan.wait_for_copy) + ", the last one submitted is " +
+                                             std::to_string(last_copy_)};
+  }
+  (void)cudaSetDevice(cuda_.ordinal);
+  const Ticket ticket = ++last_step_;
+  StepSlot& slot = slots_[ticket % slots_.size()];
+  slot.ticket = ticket;
+  slot.plan = std::move(plan);
+  const StepPlan& p = slot.plan;
+
+  // Tickets complete in order, so a copy that is done means those before it, on either stream.
+  for (Ticket copy = done_copy_ + 1; copy <= p.wait_for_copy; ++copy)
+    (void)cudaStreamWaitEvent(compute_, copy_slots_[copy % copy_slots_.size()].end, 0);
+  (void)cudaEventRecord(slot.begin, compute_);
+  for (const RowInit& init : p.row_inits) {
+    const auto row = static_cast<std::uint32_t>(init.row);
+    rows_[row] = {init.params, init.choice};
+    if (init.params.has_penalties()) forward_->reset_penalties(row, init.prompt_tokens, init.output_tokens, compute_);
+  }
+  const bool decodes = std::all_of(p.sequences.begin(), p.sequences.end(),
+                                   [](const SequenceStep& s) { return s.token_count == 1; });
+  const auto sequences = static_cast<std::uint32_t>(p.sequences.size());
+  const std::uint32_t bucket = decodes && graphs_ != nullptr ? DecodeGraphs::bucket_for(sequences) : 0;
+  const StepShape shape = fill_inputs(p, rows_, geometry_, bucket, slot.host, slot.sampled);
+  slot.logprobs.clear();
+  bool wants_top = false;
+  for (const std::uint32_t index : slot.sampled) {
+    const auto row = static_cast<std::uint32_t>(p.sequences[index].row);
+    slot.logprobs.push_back(rows_[row].params.logprobs);
+    wants_top |= slot.logprobs.back() > 0;
+  }
+
+  (void)cudaMemcpyAsync(device_inputs_.data(), slot.inputs.data(), slot.host.head_bytes, cudaMemcpyHostToDevice,
+                        compute_);
+  (void)cudaMemcpyAsync(inputs_.block_table, slot.host.block_table, std::size_t{shape.table_entries} * 4,
+                        cudaMemcpyHostToDevice, compute_);
+  if (bucket != 0) {
+    graphs_->launch(bucket, compute_);
+  } else {
+    forward_->enqueue(shape, inputs_, pool_view_, false, compute_);
+  }
+  const std::size_t samples = slot.sampled.size();
+  if (samples > 0) {
+    (void)cudaMemcpyAsync(slot.rows, forward_->results(), samples * sizeof(SampledRow), cudaMemcpyDeviceToHost,
+                          compute_);
+  }
+  if (wants_top) {
+    (void)cudaMemcpyAsync(slot.top_tokens, forward_->top_tokens(), samples * kTopMax * 4, cudaMemcpyDeviceToHost,
+                          compute_);
+    (void)cudaMemcpyAsync(slot.top_logprobs, forward_->top_logprobs(), samples * kTopMax * 4, cudaMemcpyDeviceToHost,
+                          compute_);
+  }
+  if (cuda_.on_logits && samples > 0) {
+    (void)cudaMemcpyAsync(slot.logits.data(), forward_->logits(), samples * vocab_ * 4, cudaMemcpyDeviceToHost,
+                          compute_);
+  }
+  (void)cudaEventRecord(slot.end, compute_);
+  if (Result<void> good = forward_->status(); !good) {
+    // The step counts as submitted: poll() ends it, failed, with all that are under way.
+    lose(good.error());
+  }
+  return ticket;
+}
+
+void CudaDevice::tell_span(const char* name, cudaEvent_t begin, cudaEvent_t end) {
+  if (!cuda_.on_span || !lost_.empty()) return;
+  float from_ms = 0, to_ms = 0;
+  (void)cudaEventElapsedTime(&from_ms, origin_, begin);
+  (void)cudaEventElapsedTime(&to_ms, origin_, end);
+  const auto ns = [this](float ms) { return origin_ns_ + static_cast<std::int64_t>(static_cast<double>(ms) * 1e6); };
+  cuda_.on_span(name, ns(from_ms), ns(to_ms));
+}
+
+StepResult CudaDevice::collect(StepSlot& slot) {
+  StepResult result;
+  result.step = slot.plan.step;
+  if (!lost_.empty()) {
+    result.failed = true;
+    result.message = lost_;
+    return result;
+  }
+  float ms = 0;
+  (void)cudaEventElapsedTime(&ms, slot.begin, slot.end);
+  result.device_ns = static_cast<std::int64_t>(static_cast<double>(ms) * 1e6);
+  for (std::size_t i = 0; i < slot.sampled.size(); ++i) {
+    const SampledRow& row = slot.rows[i];
+    if (cuda_.on_logits) {
+      cuda_.on_logits(slot.plan, slot.sampled[i], std::span<const float>(slot.logits.data() + i * vocab_, vocab_));
+    }
+    if (row.bad != 0) {
+      result.failed = true;
+      result.message = "step " + std::to_string(result.step) + ", sequence " + std::to_string(slot.sampled[i]) +
+                       ": the model's logits are not finite numbers (damaged weights or KV cache)";
+      result.tokens.clear();
+      return result;
+    }
+    SampledToken token{slot.sampled[i], row.token, row.logprob, {}};
+    const std::int32_t top = std::min(slot.logprobs[i], static_cast<std::int32_t>(vocab_));
+    for (std::int32_t k = 0; k < top; ++k) {
+      const std::size_t at = i * kTopMax + static_cast<std::size_t>(k);
+      token.top.push_back({slot.top_tokens[at], slot.top_logprobs[at]});
+    }
+    result.tokens.push_back(std::move(token));
+  }
+  return result;
+}
+
+StepResult CudaDevice::take(Ticket ticket) {
+  const auto found =
+      std::find_if(results_.begin(), results_.end(), [ticket](const auto& entry) { return entry.first == ticket; });
+  SPW_CHECK(found != results_.end());  // not completed, or taken before
+  StepResult result = std::move(found->second);
+  results_.erase(found);
+  return result;
+}
+
+Result<Ticket> CudaDevice::copy(CopyPlan plan) {
+  if (!lost_.empty()) return Error{Errc::kDeviceFailed, lost_};
+  const bool reads_host = plan.direction == CopyPlan::Direction::kHostToDevice;
+  const bool writes_host = plan.direction == CopyPlan::Direction::kDeviceToHost;
+  const std::uint32_t from_blocks = reads_host ? info_.num_host_blocks : info_.num_blocks;
+  const std::uint32_t to_blocks = writes_host ? info_.num_host_blocks : info_.num_blocks;
+  for (const CopyPlan::Pair& pair : plan.blocks) {
+    const auto from = static_cast<std::uint32_t>(pair.from), to = static_cast<std::uint32_t>(pair.to);
+    if (from >= from_blocks || to >= to_blocks) {
+      return Error{Errc::kInvalidArgument, "copy of block " + std::to_string(from) + " (of " +
+                                               std::to_string(from_blocks) + ") to block " + std::to_string(to) +
+                                               " (of " + std::to_string(to_blocks) + ")"};
+    }
+  }
+  if (plan.wait_for_step > last_step_) {
+    return Error{Errc::kInvalidArgument, "a copy waits for step ticket " + std::to_string(plan.wait_for_step) +
+                                             ", the last one submitted is " + std::to_string(last_step_)};
+  }
+  if (last_copy_ - done_copy_ >= copy_slots_.size())
+    return Error{Errc::kQueueFull, std::to_string(copy_slots_.size()) + " copies are waiting, the most allowed"};
+  (void)cudaSetDevice(cuda_.ordinal);
+  const Ticket ticket = ++last_copy_;
+  CopySlot& slot = copy_slots_[ticket % copy_slots_.size()];
+  slot.ticket = ticket;
+  const std::size_t own = writes_host ? 1 : 0;
+  const cudaStream_t stream = copies_[own];
+  if (plan.wait_for_step > done_step_)
+    (void)cudaStreamWaitEvent(stream, slots_[plan.wait_for_step % slots_.size()].end, 0);
+  // Copies of one block keep their order also where they run on different streams.
+  Ticket before = 0;
+  for (const CopyPlan::Pair& pair : plan.blocks) {
+    const auto from = static_cast<std::size_t>(pair.from), to = static_cast<std::size_t>(pair.to);
+    const LastCopies& other = last_copy_of_[1 - own];
+    LastCopies& mine = last_copy_of_[own];
+    before = std::max({before, (reads_host ? other.host : other.device)[from], (writes_host ? other.host : other.device)[to]});
+    (reads_host ? mine.host : mine.device)[from] = ticket;
+    (writes_host ? mine.host : mine.device)[to] = ticket;
+  }
+  if (before > done_copy_) (void)cudaStreamWaitEvent(stream, copy_slots_[before % copy_slots_.size()].end, 0);
+  if (slot.begin != nullptr) (void)cudaEventRecord(slot.begin, stream);
+  const Memory& from = reads_host ? host_pool_ : pool_;
+  const Memory& to = writes_host ? host_pool_ : pool_;
+  const std::size_t bytes = info_.kv_block_bytes;
+  for (std::size_t i = 0; i < plan.blocks.size();) {
+    // Neighbours on both sides go as one.
+    std::size_t count = 1;
+    const auto first_from = static_cast<std::size_t>(plan.blocks[i].from), first_to = static_cast<std::size_t>(plan.blocks[i].to);
+    while (i + count < plan.blocks.size() && static_cast<std::size_t>(plan.blocks[i + count].from) == first_from + count &&
+           static_cast<std::size_t>(plan.blocks[i + count].to) == first_to + count &&
+           plan.direction != CopyPlan::Direction::kWithinDevice)
+      ++count;
+    (void)cudaMemcpyAsync(to.as<char>() + first_to * bytes, from.as<char>() + first_from * bytes, count * bytes,
+                          cudaMemcpyDefault, stream);
+    i += count;
+  }
+  (void)cudaEventRecord(slot.end, stream);
+  if (Result<void> good = check_cuda(cudaPeekAtLastError(), "block copy"); !good) lose(good.error());
+  return ticket;
+}
+
+bool CudaDevice::poll() noexcept {
+  if (done_step_ == last_step_ && done_copy_ == last_copy_) return false;
+  (void)cudaSetDevice(cuda_.ordinal);
+  const auto passed = [this](cudaEvent_t event) {
+    if (!lost_.empty()) return true;
+    const cudaError_t code = cudaEventQuery(event);
+    if (code == cudaErrorNotReady) {
+      (void)cudaGetLastError();
+      return false;
+    }
+    if (code != cudaSuccess) lose(cuda_error(code, "a step or copy"));
+    return true;
+  };
+  while (done_copy_ < last_copy_ && passed(copy_slots_[(done_copy_ + 1) % copy_slots_.size()].end)) {
+    ++done_copy_;
+    CopySlot& slot = copy_slots_[done_copy_ % copy_slots_.size()];
+    if (slot.begin != nullptr) tell_span("copy", slot.begin, slot.end);
+    if (sink_ != nullptr) sink_->on_copy_complete(done_copy_);
+  }
+  while (done_step_ < last_step_) {
+    StepSlot& slot = slots_[(done_step_ + 1) % slots_.size()];
+    if (!passed(slot.end)) break;
+    results_.emplace_back(slot.ticket, collect(slot));
+    tell_span("step", slot.begin, slot.end);
+    ++done_step_;
+    if (sink_ != nullptr) sink_->on_step_complete(done_step_);
+  }
+  return done_step_ != last_step_ || done_copy_ != last_copy_;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args) {
+  const DeviceOptions& options = *args.options;
+  const auto refuse = [](std::string what) { return Error{Errc::kInvalidArgument, std::move(what)}; };
+  if (options.max_num_seqs == 0) return refuse("max_num_seqs must be at least 1");
+  if (options.max_num_batched_tokens == 0) return refuse("max_num_batched_tokens must be at least 1");
+  if (options.max_steps_in_flight == 0) return refuse("max_steps_in_flight must be at least 1");
+  const model::ModelSpec& spec = *args.spec;
+  if (spec.position == model::PositionKind::kLearned && !args.cuda->dummy_weights) {
+    const std::uint64_t rows = args.weights->position_embedding.rows();
+    const auto offset = static_cast<std::uint64_t>(spec.position_offset);
+    const std::uint32_t length =
+        options.max_model_len != 0 ? options.max_model_len : static_cast<std::uint32_t>(spec.max_position);
+    if (length + offset > rows) {
+      return refuse("max_model_len = " + std::to_string(length) + " is more than the " +
+                    std::to_string(rows > offset ? rows - offset : 0) + " positions the model has embeddings for");
+    }
+  }
+  auto device = std::make_unique<CudaDevice>(options, *args.cuda);
+  if (Result<void> started = device->start(args); !started) return started.error();
+  return std::unique_ptr<Device>(std::move(device));
+}
+
+}  // namespace spillway::gpu::cuda
+
+extern "C" __attribute__((visibility("default"))) void spillway_cuda_create(
+    const spillway::gpu::cuda::CreateArgs& args,
+    spillway::Result<std::unique_ptr<spillway::gpu::Device>>* result) {
+  *result = spillway::gpu::cuda::create_cuda_device(args);
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// CudaDevice: an NVIDIA GPU as a Device. One stream computes, one copies blocks; what is under way is found done
+// by events that poll() asks about. After create() nothing is allocated, no default stream is used and nobody
+// waits for the device.
+//
+//   submit   fill the step's pinned inputs -> copy -> replay a graph (decoding only) or launch -> copy results
+//   poll     the oldest step's event has passed -> its result is read from pinned memory -> the sink hears of it
+//
+// A token drawn in step k is fed to step k+1 on the device (token_from_row), so that k+1 is submitted before the
+// host has seen it.
+
+#include <memory>
+
+#include "gpu/cuda/cuda_options.hpp"
+
+namespace spillway::gpu::cuda {
+
+/// Errors: see open_cuda_device.
+[[nodiscard]] Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args);
+
+}  // namespace spillway::gpu::cuda

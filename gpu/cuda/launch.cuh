@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Launches that overlap: on compute capability 9.0 a kernel's blocks may start while the kernel before it still
+// runs ("programmatic dependent launch"). Until wait_for_producer() a kernel may only touch what no kernel
+// writes, such as weights; every kernel calls it in every thread, so a kernel that is done implies that all before it are.
+
+#include <cuda_runtime_api.h>
+
+namespace spillway::gpu::cuda {
+
+/// Lets the next kernel start once every block of this one has come here.
+__device__ __forceinline__ void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+/// Blocks until all earlier kernels have completed and their writes are seen. A block that does nothing may leave without,
+/// as long as another one of its kernel waits.
+__device__ __forceinline__ void wait_for_producer() {
+  let_next_start();
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+/// Whether the current device overlaps kernels so; asked once.
+inline bool overlaps_launches() {
+  static const bool yes = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return yes;
+}
+
+template <class Params>
+void launch_overlapped(void (*kernel)(Params), dim3 grid, int threads, std::size_t shared, const Params& params,
+                       cudaStream_t stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps_launches() ? 1 : 0;
+  (void)cudaLaunchKernelEx(&config, kernel, params);
+}
+
+}  // namespace spillway::gpu::cuda

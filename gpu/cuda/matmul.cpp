@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/cuda/matmul.hpp"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "gpu/cuda/skinny_matmul.hpp"
+
+namespace spillway::gpu::cuda {
+namespace {
+
+constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 20;
+constexpr int kGuesses = 16;
+constexpr int kSkinnyUnmeasured = 8;  // tokens up to which our own kernel is the first guess
+
+cudaDataType_t data_type(Element element) {
+  switch (element) {
+    case Element::kF32:
+      return CUDA_R_32F;
+    case Element::kF16:
+      return CUDA_R_16F;
+    case Element::kBF16:
+      return CUDA_R_16BF;
+  }
+  return CUDA_R_32F;
+}
+
+}  // namespace
+
+// The library is column-major: our row-major y = x w^T is its y^T = w x^T, with w taken transposed.
+struct Matmul::Plan {
+  cublasLtMatmulDesc_t operation = nullptr;
+  cublasLtMatrixLayout_t weight = nullptr, input = nullptr, output = nullptr;
+  std::vector<cublasLtMatmulHeuristicResult_t> guesses;
+  cublasLtMatmulAlgo_t chosen{};
+  bool tuned = false, skinny = false;
+
+  ~Plan() {
+    cublasLtMatrixLayoutDestroy(weight);
+    cublasLtMatrixLayoutDestroy(input);
+    cublasLtMatrixLayoutDestroy(output);
+    cublasLtMatmulDescDestroy(operation);
+  }
+};
+
+Matmul::Matmul(Element element) : element_(element) {}
+
+Result<std::unique_ptr<Matmul>> Matmul::create(Element element) {
+  std::unique_ptr<Matmul> matmul(new Matmul(element));
+  if (const cublasStatus_t status = cublasLtCreate(&matmul->handle_); status != CUBLAS_STATUS_SUCCESS)
+    return Error{Errc::kDeviceFailed, std::string("cuBLASLt: ") + cublasLtGetStatusString(status)};
+  Result<Memory> workspace = Memory::device(kWorkspaceBytes, "the workspace of matrix products");
+  if (!workspace) return workspace.error();
+  matmul->workspace_ = std::move(*workspace);
+  return matmul;
+}
+
+Matmul::~Matmul() {
+  plans_.clear();
+  if (handle_ != nullptr) cublasLtDestroy(handle_);
+}
+
+void Matmul::fail(cublasStatus_t status, const DeviceMatrix& w, int tokens) {
+  if (!failure_.empty()) return;
+  failure_ = "cuBLASLt, product of " + std::to_string(tokens) + " x " + std::to_string(w.cols) + " and " +
+             std::to_string(w.rows) + " x " + std::to_string(w.cols) + ": " + cublasLtGetStatusString(status);
+}
+
+Result<void> Matmul::status() const {
+  if (failure_.empty()) return {};
+  return Error{Errc::kDeviceFailed, failure_};
+}
+
+Matmul::Plan* Matmul::plan_for(const DeviceMatrix& w, int tokens, bool wide) {
+  const Key key{tokens, w.rows, w.cols, wide, w.bias != nullptr};
+  if (const auto found = plans_.find(key); found != plans_.end()) return found->second.get();
+  auto plan = std::make_unique<Plan>();
+  const cudaDataType_t type = data_type(element_), out_type = wide ? CUDA_R_32F : type;
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+  cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
+  if (w.bias != nullptr) {
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &w.bias, sizeof w.bias);
+  }
+  const auto rows = static_cast<std::uint64_t>(w.rows), cols = static_cast<std::uint64_t>(w.cols);
+  const auto count = static_cast<std::uint64_t>(tokens);
+  cublasLtMatrixLayoutCreate(&plan->weight, type, cols, rows, w.cols);
+  cublasLtMatrixLayoutCreate(&plan->input, type, cols, count, w.cols);
+  cublasLtMatrixLayoutCreate(&plan->output, out_type, rows, count, w.rows);
+
+  cublasLtMatmulPreference_t preference = nullptr;
+  cublasLtMatmulPreferenceCreate(&preference);
+  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
+                                       sizeof kWorkspaceBytes);
+  // Rows of an odd number of columns start at odd addresses; the first row's alignment is the allocation's.
+  std::array<cublasLtMatmulHeuristicResult_t, kGuesses> guesses{};
+  int found = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle_, plan->operation, plan->weight, plan->input, plan->output, plan->output,
+                                     preference, kGuesses, guesses.data(), &found);
+  cublasLtMatmulPreferenceDestroy(preference);
+  if (status != CUBLAS_STATUS_SUCCESS || found == 0) {
+    fail(status != CUBLAS_STATUS_SUCCESS ? status : CUBLAS_STATUS_NOT_SUPPORTED, w, tokens);
+    return nullptr;
+  }
+  plan->guesses.assign(guesses.begin(), guesses.begin() + found);
+  plan->chosen = plan->guesses.front().algo;
+  plan->skinny = tokens <= kSkinnyUnmeasured && has_skinny(element_, w.rows, w.cols, tokens);
+  return plans_.emplace(key, std::move(plan)).first->second.get();
+}
+
+cublasStatus_t Matmul::run(const Plan& plan, const cublasLtMatmulAlgo_t* algorithm, const DeviceMatrix& w,
+                           const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
+  if (algorithm == nullptr) {
+    launch_skinny({.element = element_,
+                   .weight = w.weight,
+                   .bias = w.bias,
+                   .x = x,
+                   .y = y,
+                   .rows = w.rows,
+                   .cols = w.cols,
+                   .tokens = tokens,
+                   .wide = wide},
+                  stream);
+    return CUBLAS_STATUS_SUCCESS;
+  }
+  const float one = 1, zero = 0;
+  if (w.bias != nullptr)
+    cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &w.bias, sizeof w.bias);
+  return cublasLtMatmul(handle_, plan.operation, &one, w.weight, plan.weight, x, plan.input, &zero, y, plan.output, y,
+                        plan.output, algorithm, workspace_.data(), kWorkspaceBytes, stream);
+}
+
+void Matmul::multiply(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
+  const Plan* plan = plan_for(w, tokens, wide);
+  if (plan == nullptr) return;
+  const cublasStatus_t status = run(*plan, plan->skinny ? nullptr : &plan->chosen, w, x, tokens, y, wide, stream);
+  if (status != CUBLAS_STATUS_SUCCESS) fail(status, w, tokens);
+}
+
+bool Matmul::is_skinny(const DeviceMatrix& w, int tokens, bool wide) {
+  const Plan* plan = plan_for(w, tokens, wide);
+  return plan != nullptr && plan->skinny;
+}
+
+void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int tokens, void* y, bool wide,
+                  cudaStream_t stream) {
+  const DeviceMatrix& first = weights.front();
+  Plan* plan = plan_for(first, tokens, wide);
+  if (plan == nullptr || plan->tuned) return;
+  plan->tuned = true;
+  cudaEvent_t begin = nullptr, end = nullptr;
+  (void)cudaEventCreate(&begin);
+  (void)cudaEventCreate(&end);
+  constexpr int kRepeats = 6;
+  float fastest = 0;
+  std::size_t turn = 0;
+  const auto measure = [&](const cublasLtMatmulAlgo_t* algorithm) {
+    const auto once = [&] {
+      return run(*plan, algorithm, weights[turn++ % weights.size()], x, tokens, y, wide, stream);
+    };
+    if (once() != CUBLAS_STATUS_SUCCESS) return;
+    (void)cudaEventRecord(begin, stream);
+    for (int i = 0; i < kRepeats; ++i) (void)once();
+    (void)cudaEventRecord(end, stream);
+    (void)cudaEventSynchronize(end);
+    float ms = 0;
+    (void)cudaEventElapsedTime(&ms, begin, end);
+    // Our own kernel is worth more than it shows alone: it starts under the kernel before it, and fuses.
+    if (algorithm == nullptr) ms *= 0.95f;
+    if (fastest != 0 && ms >= fastest) return;
+    fastest = ms;
+    plan->skinny = algorithm == nullptr;
+    if (algorithm != nullptr) plan->chosen = *algorithm;
+  };
+  if (has_skinny(element_, first.rows, first.cols, tokens)) measure(nullptr);
+  for (const cublasLtMatmulHeuristicResult_t& guess : plan->guesses)
+    if (guess.state == CUBLAS_STATUS_SUCCESS) measure(&guess.algo);
+  (void)cudaEventDestroy(begin);
+  (void)cudaEventDestroy(end);
+}
+
+}  // namespace spillway::gpu::cuda

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gpu/cuda/step_inputs.hpp"
+
+#include <algorithm>
+
+#include "gpu/counter_random.hpp"
+
+namespace spillway::gpu::cuda {
+namespace {
+
+constexpr std::uint32_t kBlocksAMultiprocessor = 6;  // of decode attention, to have its memory busy
+constexpr std::uint32_t kShortestSplit = 64;         // tokens
+
+template <class T>
+T* carve(char*& at, std::size_t count) {
+  T* array = reinterpret_cast<T*>(at);
+  at += (count * sizeof(T) + 15) / 16 * 16;
+  return array;
+}
+
+SampleParams sample_params(const RowParams& row, std::int32_t row_index, std::uint32_t output_index) {
+  const model::SamplingParams& params = row.params;
+  SampleParams p;
+  p.row = row_index;
+  // A tiny temperature overflows the scale: distances from the maximum stay finite where it matters.
+  p.inverse_temperature = params.greedy() ? 0.0f : std::min(1.0f / params.temperature, 1e30f);
+  p.top_p = params.top_p;
+  p.min_p = params.min_p;
+  p.top_k = std::max(params.top_k, 0);
+  p.repetition = params.repetition_penalty;
+  p.presence = params.presence_penalty;
+  p.frequency = params.frequency_penalty;
+  p.penalizes = params.has_penalties() ? 1 : 0;
+  p.logprobs = params.logprobs;
+  p.uniform = counter_uniform(params.seed, row.choice, output_index);
+  return p;
+}
+
+}  // namespace
+
+StepInputs StepInputs::at(void* base, const StepLimits& limits) {
+  char* const begin = static_cast<char*>(base);
+  char* next = begin;
+  StepInputs in;
+  in.num_items = carve<std::int32_t>(next, 1);
+  in.samples = carve<SampleParams>(next, limits.max_seqs);
+  in.sample_rows = carve<std::int32_t>(next, limits.max_seqs);
+  in.items = carve<DecodeItem>(next, limits.max_items);
+  in.tiles = carve<PrefillTile>(next, limits.max_tiles);
+  in.tokens = carve<std::int32_t>(next, limits.max_tokens);
+  in.from_row = carve<std::int32_t>(next, limits.max_tokens);
+  in.positions = carve<std::int32_t>(next, limits.max_tokens);
+  in.slots = carve<std::int32_t>(next, limits.max_tokens);
+  in.tables = carve<std::int32_t>(next, limits.max_tokens);
+  in.head_bytes = static_cast<std::size_t>(next - begin);
+  in.block_table = carve<std::int32_t>(next, limits.table_entries);
+  return in;
+}
+
+std::size_t StepInputs::bytes_needed(const StepLimits& limits) {
+  return at(nullptr, limits).head_bytes + std::size_t{limits.table_entries} * sizeof(std::int32_t) + 16;
+}
+
+std::uint32_t decode_items_for(std::uint32_t sequences, const StepGeometry& geometry) {
+  const std::uint32_t fill =
+      (geometry.multiprocessors * kBlocksAMultiprocessor + geometry.kv_heads - 1) / geometry.kv_heads;
+  return sequences + std::max(sequences, fill);
+}
+
+StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, const StepGeometry& geometry,
+                      std::uint32_t bucket, StepInputs& in, std::vector<std::uint32_t>& sampled) {
+  sampled.clear();
+  StepShape shape;
+  shape.rows = std::max(bucket, plan.total_tokens());
+  std::uint32_t decoding = 0;
+  std::uint64_t decode_tokens = 0;  // keys to read
+  const auto visible = [&](const SequenceStep& s) {
+    const std::uint32_t context = s.first_position + 1;
+    return geometry.window > 0 ? std::min(context, geometry.window) : context;
+  };
+  for (const SequenceStep& s : plan.sequences) {
+    if (s.token_count > 1 || !geometry.fast_decode) continue;
+    ++decoding;
+    decode_tokens += visible(s);
+  }
+  std::uint32_t split = 0, num_items = 0;
+  if (decoding > 0) {
+    shape.decode_items = decode_items_for(std::max(decoding, bucket), geometry);
+    const std::uint32_t spare = shape.decode_items - decoding;  // sum of ceil(n / split) <= sum / split + decoding
+    split = static_cast<std::uint32_t>((decode_tokens + spare - 1) / spare);
+    split = std::max(kShortestSplit, (split + 31) / 32 * 32);
+  }
+
+  for (std::uint32_t i = 0; i < plan.sequences.size(); ++i) {
+    const SequenceStep& s = plan.sequences[i];
+    const auto table = static_cast<std::int32_t>(shape.table_entries);
+    const BlockId* blocks = plan.block_table.data() + s.block_offset;
+    const std::uint32_t end = s.first_position + s.token_count;
+    const std::uint32_t used = (end + geometry.block_size - 1) / geometry.block_size;
+    for (std::uint32_t b = 0; b < used; ++b)
+      in.block_table[shape.table_entries++] = static_cast<std::int32_t>(blocks[b]);
+    const bool decodes = s.token_count == 1 && geometry.fast_decode;
+    const bool tiles = !decodes && geometry.fast_prefill;
+    shape.row_attention |= !decodes && !tiles;
+    for (std::uint32_t t = 0; t < s.token_count; ++t) {
+      const std::uint32_t at = s.token_offset + t, position = s.first_position + t;
+      in.tokens[at] = s.token_from_row ? 0 : plan.tokens[at];
+      in.from_row[at] = s.token_from_row ? static_cast<std::int32_t>(s.row) : -1;
+      in.positions[at] = static_cast<std::int32_t>(position);
+      in.slots[at] = static_cast<std::int32_t>(static_cast<std::uint32_t>(blocks[position / geometry.block_size]) *
+                                                   geometry.block_size +
+                                               position % geometry.block_size);
+      in.tables[at] = decodes || tiles ? -1 : table;
+    }
+    const auto row = static_cast<std::int32_t>(s.token_offset), first = static_cast<std::int32_t>(s.first_position);
+    if (decodes) {
+      const std::uint32_t begin = end - visible(s), count = (visible(s) + split - 1) / split;
+      const std::uint32_t even = ((visible(s) + count - 1) / count + 15) / 16 * 16;
+      const std::uint32_t items = (visible(s) + even - 1) / even;
+      const auto first_item = static_cast<std::int32_t>(num_items);
+      for (std::uint32_t j = 0; j < items; ++j) {
+        in.items[num_items++] = {row,
+                                 table,
+                                 static_cast<std::int32_t>(begin + j * even),
+                                 static_cast<std::int32_t>(std::min(end, begin + (j + 1) * even)),
+                                 first_item,
+                                 static_cast<std::int32_t>(items)};
+      }
+    }
+    for (std::uint32_t t = 0; tiles && t < s.token_count; t += kPrefillTile) {
+      in.tiles[shape.tiles++] = {row + static_cast<std::int32_t>(t),
+                                 static_cast<std::int32_t>(std::min<std::uint32_t>(kPrefillTile, s.token_count - t)),
+                                 first + static_cast<std::int32_t>(t), table};
+    }
+    if (s.samples) {
+      SampleParams& sample = in.samples[sampled.size()];
+      const auto index = static_cast<std::uint32_t>(s.row);
+      sample = sample_params(rows[index], static_cast<std::int32_t>(index), s.output_index);
+      sample.logits_row = static_cast<std::int32_t>(sampled.size());
+      in.sample_rows[sampled.size()] = static_cast<std::int32_t>(s.token_offset + s.token_count - 1);
+      sampled.push_back(i);
+    }
+  }
+  *in.num_items = static_cast<std::int32_t>(num_items);
+
+  for (std::uint32_t at = plan.total_tokens(); at < shape.rows; ++at) {
+    in.tokens[at] = 0;
+    in.from_row[at] = -1;
+    in.positions[at] = 0;
+    in.slots[at] = -1;
+    in.tables[at] = -1;
+  }
+  shape.samples = std::max(bucket, static_cast<std::uint32_t>(sampled.size()));
+  for (auto at = static_cast<std::uint32_t>(sampled.size()); at < shape.samples; ++at) {
+    in.samples[at] = {};
+    in.sample_rows[at] = -1;
+  }
+  return shape;
+}
+
+}  // namespace spillway::gpu::cuda
