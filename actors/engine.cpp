@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "gpu/host/host_device.hpp"
+#include "gpu/sim/sim_device.hpp"
 #include "model/inspect.hpp"
 #include "runtime/check.hpp"
 #include "runtime/thread_executor.hpp"
@@ -88,6 +89,26 @@ class DeviceTrack final : public gpu::host::SpanHook {
   runtime::Tracer& tracer_;
   runtime::TrackId steps_, phases_, copies_;
 };
+
+/// Takes no time at all: what is left is the cost of everything else.
+Result<std::unique_ptr<gpu::Device>> simulated_device(const gpu::DeviceOptions& options, const model::ModelSpec& spec,
+                                                      runtime::Executor& executor) {
+  gpu::SimEnvironment environment{
+      .now_ns = [&executor] { return runtime::to_ns(executor.now()); },
+      .call_at =
+          [&executor](std::int64_t at_ns, std::function<void()> done) {
+            executor.call_at(kServingWorker, runtime::TimePoint(runtime::Duration(at_ns)), std::move(done));
+          },
+      .random = [] { return std::uint64_t{0}; }};
+  const gpu::TimingProfile instant{.step_ns = 0,
+                                   .prefill_token_ns = 0,
+                                   .decode_sequence_ns = 0,
+                                   .attended_token_ns = 0,
+                                   .copy_block_ns = 0};
+  return std::unique_ptr<gpu::Device>(std::make_unique<gpu::SimDevice>(
+      options, model::kv_bytes_per_token(spec, format_of(options.kv_dtype)), spec.vocab_size, instant,
+      gpu::SimFaults{}, std::move(environment)));
+}
 
 }  // namespace
 
@@ -178,9 +199,12 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
     if (!target.ok()) return std::move(target).error();
     host.cpu_target = *target;
   }
-  Result<std::unique_ptr<gpu::Device>> device = gpu::host::HostDevice::create(
-      spec, state->model.weights(), device_options, host,
-      [&](const model::TensorView& tensor) { state->model.release_pages(tensor); });
+  Result<std::unique_ptr<gpu::Device>> device =
+      set.simulate_device
+          ? simulated_device(device_options, spec, *state->executor)
+          : gpu::host::HostDevice::create(
+                spec, state->model.weights(), device_options, host,
+                [&](const model::TensorView& tensor) { state->model.release_pages(tensor); });
   if (!device.ok()) return std::move(device).error();
   state->device = *std::move(device);
   if (state->device->info().num_blocks == 0) {
@@ -251,6 +275,16 @@ Result<std::vector<model::TokenId>> Engine::chat_prompt(std::span<const model::M
   if (!text.ok()) return std::move(text).error();
   // The template writes BOS and the like itself.
   return tokenizer.encode(*text, {.add_special_tokens = false, .parse_special = true});
+}
+
+runtime::TimePoint Engine::now() const { return state_->executor->now(); }
+
+void Engine::request_snapshot(actors::ClientAddress client, std::uint64_t tag, bool blocks) {
+  executor().call_soon(kServingWorker, [this, client = std::move(client), tag, blocks] {
+    auto stats = std::make_shared<const actors::ServingStats>(state_->serving->stats());
+    if (!blocks) return client.post(actors::EngineSnapshot{tag, std::move(stats), {}});
+    state_->serving->block_manager_address().post(actors::DescribeBlocks{tag, client, std::move(stats)});
+  });
 }
 
 actors::ServingStats Engine::stats() {
