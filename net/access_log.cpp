@@ -10,7 +10,7 @@ namespace spillway::net {
 void log_access(const HttpRequest& request, int status, runtime::Duration took) {
   if (!spdlog::should_log(spdlog::level::info)) return;
   spdlog::info("request={} method={} path={} status={} ms={:.1f} key={}", request.request_id, request.method,
-               quoted(std::string_view(request.path).substr(0, 200)), status,
+               json_string(std::string_view(request.path).substr(0, 200)), status,
                std::chrono::duration<double, std::milli>(took).count(), request.principal);
 }
 

@@ -13,7 +13,7 @@ asio::awaitable<void> models(HttpExchange& exchange, Service& service) {
   bool first = true;
   for (const std::string& name : service.options().served_model_names) {
     if (!std::exchange(first, false)) body += ',';
-    body += R"({"id":)" + quoted(name) + R"(,"object":"model","created":)" + std::to_string(service.now_s()) +
+    body += R"({"id":)" + json_string(name) + R"(,"object":"model","created":)" + std::to_string(service.now_s()) +
             R"(,"owned_by":"spillway")";
     if (!service.loading()) body += R"(,"max_model_len":)" + std::to_string(service.engine().max_model_len());
     body += '}';
@@ -85,13 +85,13 @@ asio::awaitable<void> detokenize(HttpExchange& exchange, Service& service) {
     co_return;
   }
   const auto& tokens = std::get<DetokenizeRequest>(parsed).tokens;
-  const std::string body = R"({"prompt":)" + quoted(service.engine().tokenizer()->decode(tokens, false)) + "}";
+  const std::string body = R"({"prompt":)" + json_string(service.engine().tokenizer()->decode(tokens, false)) + "}";
   co_await exchange.json(body);
 }
 
 asio::awaitable<void> cancel(HttpExchange& exchange, Service& service, std::string id) {
   if (service.cancel(id, exchange.request.principal)) {
-    const std::string body = R"({"id":)" + quoted(id) + R"(,"cancelled":true})";
+    const std::string body = R"({"id":)" + json_string(id) + R"(,"cancelled":true})";
     co_await exchange.json(body);
   } else {
     ApiError missing = invalid_request("No request with id '" + id.substr(0, 128) + "' is running.", "id", "not_found");
@@ -115,7 +115,7 @@ asio::awaitable<void> answer_http(HttpExchange& exchange, Service& service) {
   if (path == "/health" || path == "/ping") {
     if (get || post) co_return co_await health(exchange, service);
   } else if (path == "/version") {
-    const std::string body = R"({"version":)" + quoted(service.options().version) + "}";
+    const std::string body = R"({"version":)" + json_string(service.options().version) + "}";
     if (get) co_return co_await exchange.json(body);
   } else if (path == "/v1/models") {
     if (get) co_return co_await models(exchange, service);

@@ -83,7 +83,7 @@ void append_bytes(std::string& out, std::string_view bytes) {
   out += ']';
 }
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
   std::string out;
   append_quoted(out, text);
   return out;

@@ -19,6 +19,6 @@ void append_number(std::string& out, std::int64_t value);
 /// [104,105]: the raw bytes of a token.
 void append_bytes(std::string& out, std::string_view bytes);
 
-[[nodiscard]] std::string quoted(std::string_view text);
+[[nodiscard]] std::string json_string(std::string_view text);
 
 }  // namespace spillway::net

@@ -100,7 +100,7 @@ void ResponseAnswer::open_item(std::vector<ResponseEvent>& out) {
   append_item(added, "in_progress", false);
   emit("response.output_item.added", std::move(added), out);
   std::string part = begin("response.content_part.added");
-  part += R"(,"item_id":)" + quoted(config_.item_id) +
+  part += R"(,"item_id":)" + json_string(config_.item_id) +
           R"(,"output_index":0,"content_index":0,"part":{"type":"output_text","text":"","annotations":[]})";
   emit("response.content_part.added", std::move(part), out);
 }
@@ -128,7 +128,7 @@ void ResponseAnswer::on_delta(const actors::ChoiceDelta& delta, std::vector<Resp
 
 void ResponseAnswer::close_item(std::string_view status, std::vector<ResponseEvent>& out) {
   open_item(out);
-  const std::string place = R"(,"item_id":)" + quoted(config_.item_id) + R"(,"output_index":0,"content_index":0)";
+  const std::string place = R"(,"item_id":)" + json_string(config_.item_id) + R"(,"output_index":0,"content_index":0)";
   std::string text = begin("response.output_text.done");
   text += place + R"(,"text":)";
   append_quoted(text, text_);
@@ -177,7 +177,7 @@ void ResponseAnswer::on_failed(const ApiError& error, const actors::Usage& usage
   end_.error = R"({"code":")" + std::string(error.status == 429 ? "rate_limit_exceeded"
                                             : error.status < 500 && error.status != 408 ? "invalid_prompt"
                                                                                         : "server_error") +
-               R"(","message":)" + quoted(error.message) + "}";
+               R"(","message":)" + json_string(error.message) + "}";
   std::string body = begin("response.failed");
   body += R"(,"response":)" + object();
   emit("response.failed", std::move(body), out);
