@@ -2,6 +2,7 @@
 #include "net/engine_port.hpp"
 
 #include <boost/asio/post.hpp>
+#include <iterator>
 
 namespace spillway::net {
 
@@ -20,16 +21,32 @@ Generation::~Generation() {
 
 std::optional<GenerationEvent> Generation::poll() {
   if (events_.empty()) return std::nullopt;
-  GenerationEvent event = std::move(events_.front());
+  GenerationEvent event = std::move(events_.front().event);
+  taken_ += events_.front().deltas;
   events_.pop_front();
-  if (std::holds_alternative<ChoiceDelta>(event) && ++taken_ >= (port_.credits_ + 3) / 4 && id_) {
-    port_.grant(*id_, std::exchange(taken_, 0));
-  }
+  if (taken_ >= (port_.credits_ + 3) / 4 && id_) port_.grant(*id_, std::exchange(taken_, 0));
   if (std::holds_alternative<GenerationRefused>(event) || std::holds_alternative<RequestDone>(event)) {
     ended_ = true;
     port_.open_.erase(tag_);
   }
   return event;
+}
+
+void Generation::file(GenerationEvent event) {
+  constexpr std::size_t kJoinedBytesMax = 4096;
+  auto* delta = std::get_if<ChoiceDelta>(&event);
+  if (delta != nullptr && !events_.empty()) {
+    auto* last = std::get_if<ChoiceDelta>(&events_.back().event);
+    if (last != nullptr && last->choice == delta->choice && last->text.size() < kJoinedBytesMax) {
+      last->text += delta->text;
+      last->tokens.insert(last->tokens.end(), std::make_move_iterator(delta->tokens.begin()),
+                          std::make_move_iterator(delta->tokens.end()));
+      ++events_.back().deltas;
+      return;
+    }
+  }
+  const std::uint32_t deltas = delta != nullptr ? 1 : 0;
+  events_.push_back({std::move(event), deltas});
 }
 
 void Generation::cancel() {
@@ -99,7 +116,7 @@ void EnginePort::handle(Batch& batch) {
       const auto open = port.open_.find(tag);
       if (open == port.open_.end()) return;
       if (open->second->events_.empty()) touched.push_back(tag);
-      open->second->events_.push_back(std::move(event));
+      open->second->file(std::move(event));
     }
     void operator()(ChoiceDelta& event) { file(event.tag, std::move(event)); }
     void operator()(ChoiceFinished& event) { file(event.tag, event); }

@@ -5,6 +5,8 @@
 // router; what the router sends comes to one client actor, which hands its whole mailbox over as one piece, so that a
 // step of a thousand sequences wakes the I/O thread once.
 //
+// Deltas that wait for their reader become one: whoever is behind gets fewer and longer ones.
+//
 // Everything here belongs to the I/O thread, except the actor. A Generation that is not read grants no credits: the
 // router then holds its sequences and, after a limit, cuts them; nobody else notices.
 
@@ -54,7 +56,12 @@ class Generation {
   std::uint64_t tag_;
   std::function<void()> on_event_;
   std::optional<actors::RequestId> id_;
-  std::deque<GenerationEvent> events_;
+  struct Filed {
+    GenerationEvent event;
+    std::uint32_t deltas = 0;  // that became this one, each of which cost a credit
+  };
+  void file(GenerationEvent event);
+  std::deque<Filed> events_;
   std::uint32_t taken_ = 0;  // deltas read since credits were granted
   bool cancelled_ = false;
   bool ended_ = false;  // the last event was read

@@ -127,10 +127,7 @@ std::string TextAnswer::on_delta(std::size_t index, const actors::ChoiceDelta& d
 std::string TextAnswer::on_finished(std::size_t index, const actors::ChoiceFinished& finished, bool streaming) {
   Choice& choice = choices_[index];
   choice.finish_reason = finish_reason_text(finished.reason);
-  if (finished.choice == 0) {  // the choices of a prompt share it
-    usage_.prompt_tokens += finished.usage.prompt_tokens;
-    usage_.cached_tokens += finished.usage.cached_tokens;
-  }
+  if (finished.choice == 0) usage_.cached_tokens += finished.usage.cached_tokens;  // the choices of a prompt share it
   usage_.completion_tokens += finished.usage.completion_tokens;
   const bool first = !std::exchange(choice.begun, true);
   const std::string text = first ? echoes_[index] : std::string();

@@ -29,6 +29,8 @@ class TextAnswer {
   /// `echoes`: by choice, what the answer's text begins with (empty: nothing).
   TextAnswer(TextAnswerConfig config, std::size_t choices, std::vector<std::string> echoes = {});
 
+  /// Counts a prompt as it is submitted, so that usage is right before the end too.
+  void add_prompt_tokens(std::size_t tokens) { usage_.prompt_tokens += static_cast<std::uint32_t>(tokens); }
   /// Adds to a choice; when streaming, the chunk to send (empty: nothing).
   std::string on_delta(std::size_t choice, const actors::ChoiceDelta& delta, bool streaming);
   /// Ends a choice; when streaming, its last chunk.

@@ -33,6 +33,7 @@ class TextRun {
       GenerationRequest generation{.prompt = *std::move(tokens), .params = request_.params};
       service_.complete_params(generation.params, generation.prompt.size(), request_.max_tokens_given,
                                request_.seed_given);
+      answer_.add_prompt_tokens(generation.prompt.size());
       const runtime::TimePoint now = service_.engine().now();
       for (std::size_t j = 0; j < choices_each_; ++j) clocks_.emplace_back(now);
       generations_.push_back(service_.port().generate(std::move(generation), [this] { exchange_.bell().ring(); },
