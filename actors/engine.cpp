@@ -90,9 +90,9 @@ class DeviceTrack final : public gpu::host::SpanHook {
   runtime::TrackId steps_, phases_, copies_;
 };
 
-/// Takes no time at all: what is left is the cost of everything else.
+/// A step takes `step` and no computing: what is left is the cost of everything else.
 Result<std::unique_ptr<gpu::Device>> simulated_device(const gpu::DeviceOptions& options, const model::ModelSpec& spec,
-                                                      runtime::Executor& executor) {
+                                                      runtime::Executor& executor, std::chrono::microseconds step) {
   gpu::SimEnvironment environment{
       .now_ns = [&executor] { return runtime::to_ns(executor.now()); },
       .call_at =
@@ -100,7 +100,7 @@ Result<std::unique_ptr<gpu::Device>> simulated_device(const gpu::DeviceOptions& 
             executor.call_at(kServingWorker, runtime::TimePoint(runtime::Duration(at_ns)), std::move(done));
           },
       .random = [] { return std::uint64_t{0}; }};
-  const gpu::TimingProfile instant{.step_ns = 0,
+  const gpu::TimingProfile instant{.step_ns = std::chrono::nanoseconds(step).count(),
                                    .prefill_token_ns = 0,
                                    .decode_sequence_ns = 0,
                                    .attended_token_ns = 0,
@@ -201,7 +201,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   }
   Result<std::unique_ptr<gpu::Device>> device =
       set.simulate_device
-          ? simulated_device(device_options, spec, *state->executor)
+          ? simulated_device(device_options, spec, *state->executor, set.simulated_step)
           : gpu::host::HostDevice::create(
                 spec, state->model.weights(), device_options, host,
                 [&](const model::TensorView& tensor) { state->model.release_pages(tensor); });

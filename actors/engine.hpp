@@ -62,6 +62,7 @@ struct EngineOptions {
   std::uint32_t threads = 0;       // of the host device; 0: all cores
   std::string cpu_target;          // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
   bool simulate_device = false;    // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest
+  std::chrono::microseconds simulated_step{0};  // with simulate_device: what a step takes
   std::filesystem::path trace;     // write Chrome trace JSON here; empty: no tracing
   std::chrono::seconds stall_limit{60};  // a session that takes no output for so long has its request cut
 };

@@ -21,7 +21,7 @@ using spillway::net::NetStream;
 using spillway::net::WebSocketSession;
 
 asio::awaitable<void> echo(tcp::socket socket) {
-  WebSocketSession session(NetStream(std::move(socket)), {.message_bytes_max = std::size_t{64} << 20});
+  WebSocketSession session(NetStream(std::move(socket)), {.message_bytes_max = std::size_t{64} << 20, .deflate_bytes_min = 0});
   const bool accepted = co_await session.accept();
   if (!accepted) co_return;
   while (auto message = co_await session.read()) {

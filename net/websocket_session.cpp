@@ -30,7 +30,7 @@ WebSocketSession::WebSocketSession(NetStream stream, const WebSocketLimits& limi
   deflate.server_max_window_bits = 12;
   deflate.memLevel = 5;
   deflate.compLevel = 3;
-  deflate.msg_size_threshold = 128;
+  deflate.msg_size_threshold = limits.deflate_bytes_min;
   socket.set_option(deflate);
   socket.read_message_max(limits.message_bytes_max);
   socket.auto_fragment(false);

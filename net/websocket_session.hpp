@@ -20,6 +20,7 @@ struct WebSocketLimits {
   std::size_t message_bytes_max = std::size_t{4} << 20;
   std::chrono::seconds idle_timeout{60};  // pinged at half of it, closed at the end
   bool deflate = true;
+  std::size_t deflate_bytes_min = 128;  // shorter messages are sent as they are
 };
 
 enum class CloseCode : std::uint16_t {
