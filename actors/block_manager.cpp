@@ -15,13 +15,13 @@ class BlockManager {
 
   void handle(AdmitSequence& message) {
     stats_.prefix_queries_tokens += message.tokens.size();
-    grant(message.sequence, tables_.admit(std::move(message.tokens), {}));
+    grant(message.sequence, tables_.admit(std::move(message.tokens), message.salt));
   }
 
   void handle(ForkSequence& message) {
     stats_.prefix_queries_tokens += message.tokens.size();
     std::optional<TailCopy> copy;
-    const Admission admission = tables_.fork(message.parent, std::move(message.tokens), {}, copy);
+    const Admission admission = tables_.fork(message.parent, std::move(message.tokens), message.salt, copy);
     ++stats_.forks;
     if (!copy) return grant(message.sequence, admission, true);
     // The lease is granted when the copy is done; until then both blocks are held by the transfer as well.
@@ -83,6 +83,10 @@ class BlockManager {
     ++stats_.releases;
     if (!tables_.release(message.lease)) ++stats_.unknown_releases;
     config_.scheduler.post(BlocksFreed{tables_.pool().available()});
+  }
+
+  void handle(DescribeBlocks& message) {
+    message.client.post(EngineSnapshot{message.tag, std::move(message.stats), tables_.pool().states()});
   }
 
   void after_message() {

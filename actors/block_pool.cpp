@@ -107,6 +107,18 @@ void BlockPool::publish(gpu::BlockId id, const PrefixHash& name, std::span<const
   block.tokens.assign(tokens.begin(), tokens.end());
 }
 
+std::vector<BlockState> BlockPool::states() const {
+  std::vector<BlockState> states;
+  states.reserve(blocks_.size());
+  for (const Block& block : blocks_) {
+    states.push_back(block.references > 1    ? BlockState::kShared
+                     : block.references == 1 ? BlockState::kHeld
+                     : block.cached          ? BlockState::kCached
+                                             : BlockState::kFree);
+  }
+  return states;
+}
+
 std::string BlockPool::check() const {
   std::uint32_t held = 0, cached = 0;
   for (std::uint32_t i = 0; i < blocks_.size(); ++i) {

@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "actors/block_state.hpp"
 #include "actors/prefix_hash.hpp"
 #include "gpu/step_plan.hpp"
 
@@ -43,6 +44,9 @@ class BlockPool {
                                                             std::span<const model::TokenId> tokens);
   /// Makes a held block findable. If another block already carries the name, nothing changes.
   void publish(gpu::BlockId id, const PrefixHash& name, std::span<const model::TokenId> tokens);
+
+  /// By block id.
+  [[nodiscard]] std::vector<BlockState> states() const;
 
   /// Empty if every invariant holds, else the first that does not. For tests.
   [[nodiscard]] std::string check() const;

@@ -110,7 +110,11 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
       return Error{Errc::kIo, "cannot write the trace file " + set.trace.string()};
     state->tracer = std::make_unique<runtime::Tracer>();
   }
-  Result<EngineDevice> device = open_engine_device(set, state->model, state->max_model_len, state->tracer.get());
+  const auto executor = [state = state.get()]() -> runtime::Executor& { return *state->executor; };
+  Result<EngineDevice> device =
+      set.simulate_device
+          ? open_simulated_device(set, state->model, state->max_model_len, kServingWorker, executor)
+          : open_engine_device(set, state->model, state->max_model_len, state->tracer.get());
   if (!device.ok()) return std::move(device).error();
   state->device = *std::move(device);
 
@@ -187,6 +191,16 @@ Result<std::vector<model::TokenId>> Engine::chat_prompt(std::span<const model::M
   if (!text.ok()) return std::move(text).error();
   // The template writes BOS and the like itself.
   return tokenizer.encode(*text, {.add_special_tokens = false, .parse_special = true});
+}
+
+runtime::TimePoint Engine::now() const { return state_->executor->now(); }
+
+void Engine::request_snapshot(actors::ClientAddress client, std::uint64_t tag, bool blocks) {
+  executor().call_soon(kServingWorker, [this, client = std::move(client), tag, blocks] {
+    auto stats = std::make_shared<const actors::ServingStats>(state_->serving->stats());
+    if (!blocks) return client.post(actors::EngineSnapshot{tag, std::move(stats), {}});
+    state_->serving->block_manager_address().post(actors::DescribeBlocks{tag, client, std::move(stats)});
+  });
 }
 
 actors::ServingStats Engine::stats() {

@@ -68,6 +68,8 @@ struct EngineOptions {
   std::uint32_t async_submit = 2;  // steps in flight; 1: synchronous
   std::uint32_t threads = 0;       // of the host device; 0: all cores
   std::string cpu_target;          // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
+  bool simulate_device = false;    // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest
+  std::chrono::microseconds simulated_step{0};  // with simulate_device: what a step takes
   std::filesystem::path trace;     // write Chrome trace JSON here; empty: no tracing
   std::chrono::seconds stall_limit{60};  // a session that takes no output for so long has its request cut
 };
@@ -160,6 +162,17 @@ class Engine {
   [[nodiscard]] Result<std::vector<model::TokenId>> chat_prompt(
       std::span<const model::Message> messages) const;
 
+  /// For servers: starts `fn(ActorContext<ClientMessage>&, args...)` as a client actor that speaks to router() itself,
+  /// on the worker of the sessions.
+  template <class F, class... Args>
+  actors::ClientAddress start_client(F fn, Args... args) {
+    return executor().template spawn<actors::ClientMessage>(session_options(), fn, std::move(args)...);
+  }
+  [[nodiscard]] const runtime::Address<actors::RouterMessage>& router() const noexcept;
+  /// Posts an EngineSnapshot to `client`; does not wait. With `blocks`, the state of each KV block too.
+  void request_snapshot(actors::ClientAddress client, std::uint64_t tag, bool blocks);
+  [[nodiscard]] runtime::TimePoint now() const;
+
   /// A consistent copy of the actors' counters.
   [[nodiscard]] actors::ServingStats stats();
 
@@ -182,7 +195,6 @@ class Engine {
   }
 
   [[nodiscard]] runtime::Executor& executor() noexcept;
-  [[nodiscard]] const runtime::Address<actors::RouterMessage>& router() const noexcept;
   [[nodiscard]] static runtime::SpawnOptions session_options();
 
   std::unique_ptr<State> state_;

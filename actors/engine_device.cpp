@@ -10,6 +10,7 @@
 #include "actors/engine.hpp"
 #include "gpu/cuda/open_device.hpp"
 #include "gpu/host/host_device.hpp"
+#include "gpu/sim/sim_device.hpp"
 
 namespace spillway {
 
@@ -150,6 +151,33 @@ Result<EngineDevice> open_engine_device(const EngineOptions& set, const model::M
                                              ", less than one block of " + std::to_string(info.kv_block_bytes) + " bytes"};
   }
   if (info.needs_polling) opened.poller = std::make_unique<DevicePoller>(*opened.device);
+  return opened;
+}
+
+Result<EngineDevice> open_simulated_device(const EngineOptions& set, const model::Model& model,
+                                           std::uint32_t max_model_len, std::uint32_t worker,
+                                           std::function<runtime::Executor&()> executor) {
+  EngineDevice opened;
+  opened.options = device_options(set, model, max_model_len, false);
+  if (opened.options.kv_cache_memory_bytes == 0) {
+    opened.options.kv_cache_memory_bytes = default_kv_cache_bytes(
+        model.spec(), opened.options.kv_dtype, opened.options.max_model_len, machine_memory_bytes());
+  }
+  gpu::SimEnvironment environment{
+      .now_ns = [executor] { return runtime::to_ns(executor().now()); },
+      .call_at =
+          [executor, worker](std::int64_t at_ns, std::function<void()> done) {
+            executor().call_at(worker, runtime::TimePoint(runtime::Duration(at_ns)), std::move(done));
+          },
+      .random = [] { return std::uint64_t{0}; }};
+  const gpu::TimingProfile instant{.step_ns = std::chrono::nanoseconds(set.simulated_step).count(),
+                                   .prefill_token_ns = 0,
+                                   .decode_sequence_ns = 0,
+                                   .attended_token_ns = 0,
+                                   .copy_block_ns = 0};
+  opened.device = std::make_unique<gpu::SimDevice>(
+      opened.options, kv_bytes_per_token(model.spec(), opened.options.kv_dtype), model.spec().vocab_size, instant,
+      gpu::SimFaults{}, std::move(environment));
   return opened;
 }
 

@@ -4,6 +4,7 @@
 // EngineDevice: the device an engine runs on, chosen and opened by the engine's options, with what stands beside
 // it: the poller that a GPU's events need, and the trace's tracks.
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -34,5 +35,11 @@ struct EngineDevice {
 /// leave no room for one block, and for random weights on the host.
 [[nodiscard]] Result<EngineDevice> open_engine_device(const EngineOptions& options, const model::Model& model,
                                                       std::uint32_t max_model_len, runtime::Tracer* tracer);
+
+/// A device that computes nothing and answers random tokens after options.simulated_step: what is left is the cost
+/// of everything else. `executor` is asked for once the engine runs; completions arrive on its `worker`.
+[[nodiscard]] Result<EngineDevice> open_simulated_device(const EngineOptions& options, const model::Model& model,
+                                                         std::uint32_t max_model_len, std::uint32_t worker,
+                                                         std::function<runtime::Executor&()> executor);
 
 }  // namespace spillway

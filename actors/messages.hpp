@@ -24,7 +24,9 @@
 #include <vector>
 
 #include "actors/block_lease.hpp"
+#include "actors/block_state.hpp"
 #include "actors/ids.hpp"
+#include "actors/prefix_hash.hpp"
 #include "gpu/step_plan.hpp"
 #include "model/sampling_params.hpp"
 #include "runtime/actor.hpp"
@@ -82,7 +84,20 @@ struct RequestDone {
 struct StopSession {
   std::uint64_t tag = 0;  // none
 };
-using ClientMessage = std::variant<ChoiceDelta, ChoiceFinished, ChoiceFailed, RequestDone, StopSession>;
+/// For a client that asked with reply_to: the answer to its SubmitRequest, before all events of the tag.
+struct RequestAnswered {
+  std::uint64_t tag = 0;
+  Result<RequestId> id;
+};
+struct ServingStats;  // actors/serving.hpp
+/// The engine at one moment; answers DescribeBlocks.
+struct EngineSnapshot {
+  std::uint64_t tag = 0;
+  std::shared_ptr<const ServingStats> stats;  // a copy of its own
+  std::vector<BlockState> blocks;             // by block id; empty unless asked for
+};
+using ClientMessage = std::variant<ChoiceDelta, ChoiceFinished, ChoiceFailed, RequestDone, StopSession,
+                                   RequestAnswered, EngineSnapshot>;
 using ClientAddress = runtime::Address<ClientMessage>;
 
 // ---- to the router
@@ -97,6 +112,7 @@ struct SubmitRequest {
   std::vector<TokenId> prompt;
   model::SamplingParams params;
   std::uint32_t credits = 64;  // deltas the client takes before it grants more
+  PrefixHash salt;             // prompts share KV only under the same salt
 };
 /// Ends every choice; the client still gets ChoiceFinished (kCancelled) and RequestDone.
 struct CancelRequest {
@@ -143,6 +159,7 @@ struct AddRequest {
   std::vector<SequenceId> sequences;
   std::vector<TokenId> prompt;
   model::SamplingParams params;
+  PrefixHash salt;
 };
 /// The router wants no more of it: a stop string was found, or the client went away.
 struct EndSequence {
@@ -187,12 +204,14 @@ using SchedulerMessage =
 struct AdmitSequence {
   SequenceId sequence{};
   std::vector<TokenId> tokens;
+  PrefixHash salt;
 };
 /// Admission of a sequence that starts as a copy of `parent`.
 struct ForkSequence {
   SequenceId sequence{};
   LeaseId parent{};
   std::vector<TokenId> tokens;
+  PrefixHash salt;
 };
 /// One step as the scheduler planned it; the block manager fills in the block tables and passes it on.
 struct PrepareStep {
@@ -217,8 +236,14 @@ struct TransferDone {
   TransferId transfer{};
   bool failed = false;
 };
-struct BlockManagerMessage
-    : std::variant<AdmitSequence, ForkSequence, PrepareStep, CommitStep, ReleaseLease, TransferDone> {
+/// Asks for an EngineSnapshot with the state of every block.
+struct DescribeBlocks {
+  std::uint64_t tag = 0;
+  ClientAddress client;
+  std::shared_ptr<const ServingStats> stats;
+};
+struct BlockManagerMessage : std::variant<AdmitSequence, ForkSequence, PrepareStep, CommitStep, ReleaseLease,
+                                          TransferDone, DescribeBlocks> {
   using variant::variant;
 };
 /// For traces: the name of what is inside. A template, because each of its messages converts to the variant.

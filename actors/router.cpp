@@ -28,7 +28,8 @@ class Router {
     const auto choices = static_cast<std::uint32_t>(message.params.n);
     Request request{
         .tag = message.tag, .client = message.client, .credits = message.credits, .open = choices};
-    AddRequest add{.request = id, .prompt = std::move(message.prompt), .params = message.params};
+    AddRequest add{.request = id, .prompt = std::move(message.prompt), .params = message.params,
+                   .salt = message.salt};
     for (std::uint32_t choice = 0; choice < choices; ++choice) {
       const SequenceId sequence{++last_sequence_};
       add.sequences.push_back(sequence);

@@ -29,6 +29,7 @@ class Scheduler {
                         .arrival = ++arrivals_,
                         .params = message.params,
                         .tokens = message.prompt,
+                        .salt = message.salt,
                         .prompt_length = static_cast<std::uint32_t>(message.prompt.size()),
                         .length_limit = static_cast<std::uint32_t>(
                             std::min<std::uint64_t>(config_.max_model_len, capacity))};
@@ -200,7 +201,7 @@ class Scheduler {
         continue;
       }
       take_row(*sibling);
-      forks_.push_back({id, parent.lease, sibling->tokens});
+      forks_.push_back({id, parent.lease, sibling->tokens, sibling->salt});
       // The copy may take a while and nobody waits for it; count its one block at once.
       if (budget_.free_blocks > 0) --budget_.free_blocks;
     }
@@ -327,7 +328,7 @@ class Scheduler {
       state_.waiting.erase({sequence.arrival, id});
       take_row(sequence);
       ++answers_due_;
-      config_.block_manager.post(BlockManagerMessage{AdmitSequence{id, sequence.tokens}});
+      config_.block_manager.post(BlockManagerMessage{AdmitSequence{id, sequence.tokens, sequence.salt}});
     }
   }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "actors/ids.hpp"
+#include "actors/prefix_hash.hpp"
 #include "gpu/step_plan.hpp"
 #include "model/sampling_params.hpp"
 
@@ -32,6 +33,7 @@ struct Sequence {
   std::uint64_t arrival = 0;  // order of service; kept over preemptions
   model::SamplingParams params;
   std::vector<model::TokenId> tokens;
+  PrefixHash salt;  // of the names of its blocks
   std::uint32_t prompt_length = 0;
   std::uint32_t length_limit = 0;    // prompt and output together may not exceed this
   std::vector<SequenceId> siblings;  // choices that fork from this one when its prompt is computed

@@ -19,6 +19,7 @@ Serving::Serving(runtime::Executor& executor, const ServingConfig& config)
   };
   const auto scheduler_address = executor.reserve<SchedulerMessage>(supervised("scheduler"));
   const auto block_manager_address = executor.reserve<BlockManagerMessage>(supervised("block manager"));
+  block_manager_ = block_manager_address;
   const auto transfer_address = executor.reserve<TransferEngineMessage>(supervised("transfer engine"));
   const auto decoder_address = executor.reserve<DecoderMessage>(supervised("decoder"));
 

@@ -44,10 +44,12 @@ class Serving {
   Serving(runtime::Executor& executor, const ServingConfig& config);
 
   [[nodiscard]] const runtime::Address<RouterMessage>& router() const noexcept { return router_; }
+  [[nodiscard]] const runtime::Address<BlockManagerMessage>& block_manager_address() const noexcept { return block_manager_; }
   [[nodiscard]] const ServingStats& stats() const noexcept { return *stats_; }
 
  private:
   runtime::Address<RouterMessage> router_;
+  runtime::Address<BlockManagerMessage> block_manager_;
   std::unique_ptr<ServingStats> stats_;
   std::unique_ptr<DecoderSink> sink_;
 };

@@ -86,6 +86,8 @@ runtime::Task<bool> Session::pump() {
     void operator()(ChoiceFinished& event) { file(event.tag, StreamEvent(event)); }
     void operator()(ChoiceFailed& event) { file(event.tag, StreamEvent(std::move(event))); }
     void operator()(RequestDone& event) { file(event.tag, StreamEvent(event)); }
+    void operator()(RequestAnswered&) {}  // a session awaits its answers
+    void operator()(EngineSnapshot&) {}   // and asks for no snapshots
     void file(StreamTag tag, StreamEvent event) {
       const auto open = session.open_.find(tag);
       if (open == session.open_.end()) return;  // its Stream was dropped

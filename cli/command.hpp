@@ -16,6 +16,7 @@ using Run = std::function<int()>;
 
 [[nodiscard]] Run make_generate(CLI::App& command);
 [[nodiscard]] Run make_chat(CLI::App& command);
+[[nodiscard]] Run make_serve(CLI::App& command);
 [[nodiscard]] Run make_inspect(CLI::App& command);
 [[nodiscard]] Run make_tokenize(CLI::App& command);
 

@@ -78,6 +78,7 @@ int run(int argc, char** argv) {
   };
   add("generate", "answer a prompt, or a file of prompts as one batch", &make_generate);
   add("chat", "talk with a model", &make_chat);
+  add("serve", "serve a model over HTTP and WebSocket, as the OpenAI API", &make_serve);
   add("inspect", "what a model is made of and what memory it takes", &make_inspect);
   add("tokenize", "lines of stdin as token ids", &make_tokenize);
 
@@ -100,7 +101,7 @@ int run(int argc, char** argv) {
   for (const Entry& entry : entries) {
     if (entry.app->parsed()) return entry.run();
   }
-  return complain("which command? generate, chat, inspect or tokenize; see spillway --help", kWrongInput);
+  return complain("which command? generate, chat, serve, inspect or tokenize; see spillway --help", kWrongInput);
 }
 
 }  // namespace

@@ -10,9 +10,9 @@
 
 namespace spillway::cli {
 
-Result<std::unique_ptr<Engine>> start_engine(EngineOptions options) {
+Result<std::unique_ptr<Engine>> start_engine(EngineOptions options, bool keep_stall_limit) {
   // Our reader is a terminal, a file or a pipe: a pager that nobody scrolls is no reason to cut the answer.
-  options.stall_limit = std::chrono::hours(24 * 365);
+  if (!keep_stall_limit) options.stall_limit = std::chrono::hours(24 * 365);
   const double start_s = seconds_since_process_start();
   Result<std::unique_ptr<Engine>> engine = Engine::create(std::move(options));
   if (!engine) return engine;

@@ -10,6 +10,7 @@
 
 #include <coroutine>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -21,6 +22,18 @@
 
 namespace spillway::runtime {
 
+namespace detail {
+
+/// Takes an answer to somebody who does not wait in a frame.
+template <class T>
+class ReplyForward {
+ public:
+  virtual ~ReplyForward() = default;
+  virtual void deliver(Result<T>&& result) = 0;
+};
+
+}  // namespace detail
+
 /// The right to answer one question; move-only, carried inside a message. May be used on any thread.
 template <class T>
 class [[nodiscard]] Reply {
@@ -29,20 +42,22 @@ class [[nodiscard]] Reply {
   Reply(Reply&& other) noexcept
       : cell_(std::exchange(other.cell_, nullptr)),
         number_(std::exchange(other.number_, 0)),
-        slot_(std::exchange(other.slot_, nullptr)) {}
+        slot_(std::exchange(other.slot_, nullptr)),
+        forward_(std::move(other.forward_)) {}
   Reply& operator=(Reply&& other) noexcept {
     if (this != &other) {
       close();
       cell_ = std::exchange(other.cell_, nullptr);
       number_ = std::exchange(other.number_, 0);
       slot_ = std::exchange(other.slot_, nullptr);
+      forward_ = std::move(other.forward_);
     }
     return *this;
   }
   ~Reply() { close(); }
 
   /// True while the question is unanswered by this Reply.
-  explicit operator bool() const noexcept { return cell_ != nullptr || slot_ != nullptr; }
+  explicit operator bool() const noexcept { return cell_ != nullptr || slot_ != nullptr || forward_ != nullptr; }
 
   template <class U = T>
     requires(!std::is_void_v<U>)
@@ -59,6 +74,7 @@ class [[nodiscard]] Reply {
   /// For the runtime's own use.
   Reply(detail::ActorCell* asker, std::uint64_t number) noexcept : cell_(asker), number_(number) {}
   explicit Reply(detail::BlockingSlot<T>* slot) noexcept : slot_(slot) {}
+  explicit Reply(std::unique_ptr<detail::ReplyForward<T>> forward) noexcept : forward_(std::move(forward)) {}
 
  private:
   void close() noexcept {
@@ -74,6 +90,10 @@ class [[nodiscard]] Reply {
   void answer(Result<T>&& result) {
     if (auto* slot = std::exchange(slot_, nullptr)) {
       slot->fill(std::move(result));
+      return;
+    }
+    if (const auto forward = std::move(forward_)) {
+      forward->deliver(std::move(result));
       return;
     }
     detail::ActorCell* cell = std::exchange(cell_, nullptr);
@@ -98,7 +118,21 @@ class [[nodiscard]] Reply {
   detail::ActorCell* cell_ = nullptr;
   std::uint64_t number_ = 0;
   detail::BlockingSlot<T>* slot_ = nullptr;
+  std::unique_ptr<detail::ReplyForward<T>> forward_;
 };
+
+/// A Reply whose answer, kClosed included, is posted to `target` as the message that `wrap` makes of it. For an asker
+/// that has many questions open and awaits none of them. In order with what the answerer sends to `target` besides.
+template <class T, class M, class Wrap>
+Reply<T> reply_to(Address<M> target, Wrap wrap) {
+  struct Forward final : detail::ReplyForward<T> {
+    Forward(Address<M> t, Wrap w) : target(std::move(t)), wrap(std::move(w)) {}
+    void deliver(Result<T>&& result) override { target.post(M(wrap(std::move(result)))); }
+    Address<M> target;
+    Wrap wrap;
+  };
+  return Reply<T>(std::unique_ptr<detail::ReplyForward<T>>(std::make_unique<Forward>(std::move(target), std::move(wrap))));
+}
 
 namespace detail {
 

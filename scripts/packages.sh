@@ -3,7 +3,8 @@
 
 kBuildPackages=(
   meson ninja-build g++ pkg-config libboost1.81-dev libboost-json1.81-dev libspdlog-dev
-  libconcurrentqueue-dev libcli11-dev libpcre2-dev libutf8proc-dev catch2)
+  libconcurrentqueue-dev libcli11-dev libpcre2-dev libutf8proc-dev libssl-dev
+  prometheus-cpp-dev libtomlplusplus-dev python3 catch2)
 kTestPackages=()
 kBenchPackages=(libcaf-dev)
 kFuzzPackages=(clang libclang-rt-14-dev)

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+namespace spillway::actors {
+
+/// What a KV block holds, as a picture of the pool shows it.
+enum class BlockState : std::uint8_t {
+  kFree,    // nothing
+  kCached,  // content that a prompt may find again; nobody holds it
+  kHeld,    // one sequence's
+  kShared,  // several sequences'
+};
+
+}  // namespace spillway::actors

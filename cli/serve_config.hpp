@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "runtime/result.hpp"
+
+namespace spillway::cli {
+
+/// A TOML file as command line words, to be parsed before the real ones so that those win:
+///   port = 8080             -> --port 8080
+///   api-key = ["a", "b"]    -> --api-key a --api-key b
+///   ignore-eos = true       -> --ignore-eos
+/// "_" may stand for "-"; tables are only for order ([server], [engine]): their names do not count.
+[[nodiscard]] Result<std::vector<std::string>> config_words(const std::filesystem::path& path);
+
+}  // namespace spillway::cli

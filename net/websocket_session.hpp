@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// WebSocketSession: one WebSocket connection on the server's side: handshake, whole messages, pings, closing,
+// permessage-deflate. One coroutine reads and another one writes; both on the I/O thread.
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/beast/http/message.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "net/net_stream.hpp"
+
+namespace spillway::net {
+
+struct WebSocketLimits {
+  std::size_t message_bytes_max = std::size_t{4} << 20;
+  std::chrono::seconds idle_timeout{60};  // pinged at half of it, closed at the end
+  bool deflate = true;
+  std::size_t deflate_bytes_min = 128;  // shorter messages are sent as they are
+};
+
+enum class CloseCode : std::uint16_t {
+  kNormal = 1000,
+  kGoingAway = 1001,
+  kPolicy = 1008,
+  kTryAgainLater = 1013,
+};
+
+class WebSocketSession {
+ public:
+  using Upgrade = boost::beast::http::request<boost::beast::http::string_body>;
+  struct Message {
+    std::string data;
+    bool binary = false;
+  };
+
+  WebSocketSession(NetStream stream, const WebSocketLimits& limits);
+  ~WebSocketSession();
+
+  /// Reads the client's handshake and answers it. False: it was none.
+  [[nodiscard]] asio::awaitable<bool> accept();
+  /// Answers a handshake that was read already. `protocol`: the subprotocol to agree to, if any.
+  [[nodiscard]] asio::awaitable<bool> accept(Upgrade upgrade, std::string protocol);
+
+  /// The next whole message. Empty once the connection has ended, whoever ended it; a close frame is answered.
+  [[nodiscard]] asio::awaitable<std::optional<Message>> read();
+  /// False when the connection has ended. One write at a time.
+  [[nodiscard]] asio::awaitable<bool> write(std::string_view data, bool binary = false);
+  /// Sends a close frame and waits for the answer. Not beside a write.
+  [[nodiscard]] asio::awaitable<void> close(CloseCode code, std::string_view reason);
+  /// At once, without a word: for peers that do not read.
+  void cut();
+  [[nodiscard]] asio::any_io_executor executor();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace spillway::net
