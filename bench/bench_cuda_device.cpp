@@ -372,7 +372,8 @@ int run(int argc, char** argv) {
     const double alone = runner.copy(kCopied, 1.5, plan, nullptr);
     Runner::Times steps;
     const double together = runner.copy(kCopied, 1.5, plan, &steps);
-    std::printf("{\"figure\":\"copies\",\"block_bytes\":%zu,\"blocks_a_copy\":%u,\"plain_gb_s\":{\"to_host\":%.1f,\"to_device\":%.1f,"
+    std::printf("{\"figure\":\"copies\",\"block_bytes\":%zu,\"blocks_a_copy\":%u,\"plain_gb_s\":"
+                "{\"to_host\":%.1f,\"to_device\":%.1f,"
                 "\"both_each\":%.1f},\"both_each_gb_s\":%.1f,\"of_plain\":%.3f,\"beside_decode_gb_s\":%.1f,\"decode_ms\":%.3f,"
                 "\"decode_beside_copies_ms\":%.3f,\"slower\":%.4f}\n",
                 device.info().kv_block_bytes, kCopied, link.to_host * 1e-9, link.to_device * 1e-9, link.both * 1e-9, alone * 1e-9,

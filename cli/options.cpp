@@ -159,7 +159,8 @@ void add_answer_options(CLI::App& command, SamplingFields& fields) {
 
 void add_engine_options(CLI::App& command, EngineOptions& options) {
   const Group group(command, "Engine");
-  add_choice<std::optional<DeviceKind>>(command, "--device", "what computes; auto: a CUDA GPU where there is one, else the host [auto]",
+  add_choice<std::optional<DeviceKind>>(command, "--device",
+                                        "what computes; auto: a CUDA GPU where there is one, else the host [auto]",
                          options.device,
                          {{"auto", DeviceKind::kAuto}, {"cuda", DeviceKind::kCuda}, {"host", DeviceKind::kHost}});
   add_choice<model::LoadFormat>(command, "--load-format",

@@ -22,7 +22,7 @@ __device__ __forceinline__ void unpack(const Packed& x, float (&out)[kVector]) {
 /// One block an item and KV head. A group of kLanes lanes takes a key; every group keeps a softmax of its own
 /// over its keys, merged at the end through shared memory. Scores are in units of log2.
 template <class T, int kHeadDim, int kGroup>
-__global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionParams p) {
+__global__ void __launch_bounds__(kWarps * 32, kGroup == 4 ? 4 : 1) decode_attention(const AttentionParams p) {
   constexpr int kLanes = lanes_for(kHeadDim), kKeysAWarp = 32 / kLanes, kGroups = kWarps * kKeysAWarp;
   constexpr int kInFlight = 4;  // keys a lane group has under way; more cost registers, and blocks with them
   constexpr int kStep = kGroups * kInFlight;
@@ -45,17 +45,23 @@ __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionP
   const std::int64_t to_value = std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
   const int shift = __ffs(p.block_size) - 1, mask = p.block_size - 1;
   Packed keys[kInFlight], values[kInFlight];
-  const auto load = [&](int base, int u) {
-    const int key = min(base + u * kGroups + group, item.end - 1);  // what is over is masked below
+  const auto load = [&](int u, int key) {
     const std::int64_t block = p.block_table[item.table + (key >> shift)];
     const T* at = pool + block * p.block_elements + (key & mask) * kHeadDim;
     keys[u] = load_stream(at);
     values[u] = load_stream(at + to_value);
   };
+  const int newest = item.end - 1;  // the step's own token, where the item is its sequence's last
+  if (item.begin < newest) {
 #pragma unroll
-  for (int u = 0; u < kInFlight; ++u)
-    if (item.begin + u * kGroups + group < item.end - 1) load(item.begin, u);
+    for (int u = 0; u < kInFlight; ++u) load(u, min(item.begin + u * kGroups + group, newest - 1));
+  }
   wait_for_producer();
+  if (newest < item.begin + kStep) {
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u)
+      if (item.begin + u * kGroups + group >= newest) load(u, newest);
+  }
 
   const T* q = static_cast<const T*>(p.qkv) +
                (std::int64_t{item.row} * (p.heads + 2 * p.kv_heads) + first_head) * kHeadDim + dim;
@@ -72,10 +78,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionP
     }
   }
 
-  for (int base = item.begin; base < item.end; base += kStep) {
-#pragma unroll
-    for (int u = 0; u < kInFlight; ++u)
-      if (base > item.begin || base + u * kGroups + group >= item.end - 1) load(base, u);
+  for (int base = item.begin;;) {
     float score[kInFlight][kGroup];
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
@@ -118,6 +121,10 @@ __global__ void __launch_bounds__(kWarps * 32) decode_attention(const AttentionP
 #pragma unroll
         for (int i = 0; i < kVector; ++i) sum[g][i] += score[u][g] * v[i];
     }
+    base += kStep;
+    if (base >= item.end) break;
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) load(u, min(base + u * kGroups + group, newest));  // what is over is masked
   }
 
   // Merge the groups: weights 2^(own maximum - the largest).

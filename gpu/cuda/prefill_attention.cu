@@ -68,7 +68,8 @@ __device__ __forceinline__ void load_tiles(Tile<T, kHeadDim>& keys, Tile<T, kHea
     const int i = round * kWarps * 32 + static_cast<int>(threadIdx.x), row = i / kChunks, chunk = i % kChunks;
     if (kKeys * kChunks % (kWarps * 32) != 0 && row >= kKeys) break;
     const bool valid = first + row < end;
-    const T* from = pool + std::int64_t{blocks[round]} * p.block_elements + (min(first + row, end - 1) & mask) * kHeadDim + chunk * 8;
+    const T* from = pool + std::int64_t{blocks[round]} * p.block_elements +
+                    (min(first + row, end - 1) & mask) * kHeadDim + chunk * 8;
     const int to = row * Tile<T, kHeadDim>::kStride + chunk * 8;
     copy_async(keys.rows + to, from, valid);
     copy_async(values.rows + to, from + to_value, valid);

@@ -70,7 +70,9 @@ class Scene {
         const int begin = shape_.window > 0 ? std::max(0, position - shape_.window + 1) : 0;
         for (int head = 0; head < shape_.heads; ++head) {
           const float* q = qkv_->values().data() +
-                           (row * static_cast<std::size_t>(shape_.heads + 2 * shape_.kv_heads) + static_cast<std::size_t>(head)) * dim;
+                           (row * static_cast<std::size_t>(shape_.heads + 2 * shape_.kv_heads) +
+                            static_cast<std::size_t>(head)) *
+                               dim;
           std::vector<double> scores;
           for (int key = begin; key <= position; ++key) {
             const float* k = at(s, key, head, 0);

@@ -32,7 +32,8 @@ TEST_CASE("cuda matmul: few tokens by our own kernel equal the reference, with b
   SPW_NEEDS_GPU();
   const Element element = GENERATE(Element::kF16, Element::kBF16);
   for (const std::size_t tokens : {1u, 2u, 3u, 8u, 9u, 16u}) {
-    for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{16, 32}, {49, 576}, {64, 1056}, {5000, 96}, {304, 11008}}) {
+    using Shape = std::pair<std::size_t, std::size_t>;
+    for (const auto& [rows, cols] : {Shape{16, 32}, {49, 576}, {64, 1056}, {5000, 96}, {304, 11008}}) {
       const bool biased = tokens % 2 == 0;
       INFO("element " << static_cast<int>(element) << ", tokens " << tokens << ", " << rows << " x " << cols);
       if (!has_skinny(element, static_cast<int>(rows), static_cast<int>(cols), static_cast<int>(tokens))) {
