@@ -18,6 +18,7 @@ using Run = std::function<int()>;
 [[nodiscard]] Run make_chat(CLI::App& command);
 [[nodiscard]] Run make_serve(CLI::App& command);
 [[nodiscard]] Run make_inspect(CLI::App& command);
+[[nodiscard]] Run make_bench(CLI::App& command);
 [[nodiscard]] Run make_tokenize(CLI::App& command);
 
 }  // namespace spillway::cli

@@ -4,9 +4,10 @@
 namespace spillway::cli {
 
 std::string HelpFormat::make_usage(const CLI::App* app, std::string name) const {
-  const bool command = app->get_subcommands({}).empty();
-  return "\nUsage: " + (name.empty() ? app->get_name() : name) +
-         (command ? " MODEL [OPTIONS]\n\n" : " COMMAND MODEL [OPTIONS]\n\n");
+  const bool is_leaf = app->get_subcommands({}).empty();
+  const bool has_model = !app->get_options([](const CLI::Option* option) { return option->get_positional(); }).empty();
+  return "\nUsage: " + (name.empty() ? app->get_name() : name) + (is_leaf ? "" : " COMMAND") +
+         (has_model || !is_leaf ? " MODEL" : "") + " [OPTIONS]\n\n";
 }
 
 std::string HelpFormat::make_option_name(const CLI::Option* option, bool positional) const {

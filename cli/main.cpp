@@ -27,11 +27,12 @@ constexpr std::string_view kFooter =
 /// The command that the line names, or the root.
 CLI::App& chosen(CLI::App& root) {
   const std::vector<CLI::App*> commands = root.get_subcommands();
-  return commands.empty() ? root : *commands.front();
+  return commands.empty() ? root : chosen(*commands.front());
 }
 
 std::string full_name(CLI::App& root, CLI::App& command) {
-  return &command == &root ? root.get_name() : root.get_name() + " " + command.get_name();
+  if (&command == &root) return root.get_name();
+  return full_name(root, *command.get_parent()) + " " + command.get_name();
 }
 
 /// What was left over on the command line: an option or a command that does not exist, or one argument too
@@ -43,14 +44,15 @@ std::string unknown_text(CLI::App& root) {
   if (rest.empty()) return "the command line is wrong; see " + help;
   const std::string& word = rest.front();
   const bool is_option = word.size() > 1 && word.front() == '-';
-  if (!is_option && &command != &root) return "unexpected argument '" + word + "'; see " + help;
+  const bool is_leaf = command.get_subcommands({}).empty();
+  if (!is_option && is_leaf) return "unexpected argument '" + word + "'; see " + help;
   std::vector<std::string> known;
   if (is_option) {
     for (const CLI::Option* option : command.get_options()) {
       for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
     }
   } else {
-    for (const CLI::App* each : root.get_subcommands({})) known.push_back(each->get_name());
+    for (const CLI::App* each : command.get_subcommands({})) known.push_back(each->get_name());
   }
   const std::string name = word.substr(0, word.find('='));
   std::string text = std::string(is_option ? "unknown option '" : "unknown command '") + name + "'";
@@ -80,6 +82,7 @@ int run(int argc, char** argv) {
   add("chat", "talk with a model", &make_chat);
   add("serve", "serve a model over HTTP and WebSocket, as the OpenAI API", &make_serve);
   add("inspect", "what a model is made of and what memory it takes", &make_inspect);
+  add("bench", "measure a server, or the engine alone", &make_bench);
   add("tokenize", "lines of stdin as token ids", &make_tokenize);
 
   try {
@@ -101,7 +104,8 @@ int run(int argc, char** argv) {
   for (const Entry& entry : entries) {
     if (entry.app->parsed()) return entry.run();
   }
-  return complain("which command? generate, chat, serve, inspect or tokenize; see spillway --help", kWrongInput);
+  return complain("which command? generate, chat, serve, inspect, bench or tokenize; see spillway --help",
+                  kWrongInput);
 }
 
 }  // namespace

@@ -123,11 +123,8 @@ void declare(CLI::App& command, ServeOptions& options) {
   add_model(command, options.engine.model);
   declare_server(command, options);
   add_engine_options(command, options.engine);
-  add_value(command, "--device", "host|sim", "", [&options](const std::string& text) -> Result<void> {
-    if (text != "host" && text != "sim") return Error{Errc::kInvalidArgument, "'" + text + "' is not host or sim"};
-    options.engine.simulate_device = text == "sim";
-    return {};
-  })->group("");  // hidden: measures the house without the device
+  command.add_flag("--simulate-device", options.engine.simulate_device)
+      ->group("");  // hidden: computes nothing, measures the house without the device
 }
 
 Result<void> read_keys(ServeOptions& options) {

@@ -86,6 +86,15 @@ Result<float> parse_real(std::string_view text) {
   return wrong(text, "a finite number");
 }
 
+Result<double> parse_decimal(std::string_view text, double min, double max) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error == std::errc() && end == text.data() + text.size() && number >= min && number <= max) return number;
+  char range[96];
+  std::snprintf(range, sizeof range, "a number from %g to %g", min, max);
+  return wrong(text, range);
+}
+
 std::string bytes_text(std::uint64_t bytes) {
   constexpr const char* kNames[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   double value = static_cast<double>(bytes);

@@ -21,6 +21,8 @@ namespace spillway::cli {
 
 /// A finite number.
 [[nodiscard]] Result<float> parse_real(std::string_view text);
+/// A number from min to max; "inf" where max is infinite.
+[[nodiscard]] Result<double> parse_decimal(std::string_view text, double min, double max);
 
 /// "256 MiB", "1.5 GiB"
 [[nodiscard]] std::string bytes_text(std::uint64_t bytes);
