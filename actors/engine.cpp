@@ -294,7 +294,7 @@ std::size_t kv_bytes_per_token(const model::ModelSpec& spec, gpu::KvDType dtype)
 
 std::size_t default_kv_cache_bytes(const model::ModelSpec& spec, gpu::KvDType dtype,
                                    std::uint32_t max_model_len, std::size_t machine_bytes) {
-  constexpr std::size_t kUsual = std::size_t{256} << 20;
+  constexpr std::size_t kUsual = std::size_t{224} << 20;
   const std::size_t longest = kv_bytes_per_token(spec, dtype) * max_model_len;
   return std::min(std::max(kUsual, longest), machine_bytes / 2);
 }

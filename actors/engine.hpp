@@ -200,7 +200,7 @@ class Engine {
   std::unique_ptr<State> state_;
 };
 
-/// The KV pool when none is asked for: 256 MiB, or what one sequence of max_model_len needs if that is more,
+/// The KV pool when none is asked for: 224 MiB, or what one sequence of max_model_len needs if that is more,
 /// but at most half of the machine's memory.
 [[nodiscard]] std::size_t default_kv_cache_bytes(const model::ModelSpec& spec, gpu::KvDType dtype,
                                                  std::uint32_t max_model_len, std::size_t machine_bytes);
