@@ -308,6 +308,9 @@ int run(int argc, char** argv) {
     else if (name == "--no-graphs") cuda.graphs = false;
     else return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;
   }
+  int gpus = 0;
+  if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0)
+    return std::fprintf(stderr, "bench_cuda_device: no GPU here, nothing measured\n"), 0;
   const double rate = copy_rate();
   cudaDeviceProp card{};
   check(cudaGetDeviceProperties(&card, 0));

@@ -34,6 +34,12 @@ std::vector<std::string> module_paths() {
 Result<std::unique_ptr<Device>> open_cuda_device(
     const model::ModelSpec& spec, const model::Weights& weights, const DeviceOptions& options,
     const CudaOptions& cuda_options, const std::function<void(const model::TensorView&)>& on_uploaded) {
+  // The driver first: without it there is no need to load the module and the libraries behind it, half a gigabyte.
+  if (void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL); driver != nullptr) {
+    (void)dlclose(driver);
+  } else {
+    return Error{Errc::kNotFound, "no CUDA device: there is no NVIDIA driver (libcuda.so.1)"};
+  }
   void* module = nullptr;
   std::string why;
   for (const std::string& path : module_paths()) {

@@ -92,6 +92,30 @@ TEST_CASE("spillway: a wrong command line is one line on stderr and exit code 2"
   }
 }
 
+TEST_CASE("spillway: without a GPU --device cuda is an error, and --device auto computes on the host and says so") {
+  // The suite's environment names a CUDA module that is not there.
+  const std::string model = tiny_model().string();
+  const std::vector<std::string> generate{"generate", model, "--prompt", "abc", "--max-tokens", "3", "--temperature", "0"};
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> command = generate;
+    command.insert(command.end(), more.begin(), more.end());
+    return spillway::e2e::spillway(command);
+  };
+  check_wrong_input(with({"--device", "cuda"}), "CUDA");
+  check_wrong_input(with({"--device", "tpu"}), "auto|cuda|host");
+  check_wrong_input(with({"--gpu-memory-utilization", "1.5"}), "above 0 and at most 1");
+  check_wrong_input(with({"--device", "host", "--load-format", "dummy"}), "--load-format dummy");
+  const Ran silent = with({}), asked = with({"--device", "auto"}), host = with({"--device", "host"});
+  CHECK(silent.code == 0);
+  CHECK(silent.err.empty());
+  CHECK(host.err.empty());
+  CHECK(asked.code == 0);
+  CHECK(lines_of(asked.err).size() == 1);
+  CHECK(asked.err.find("computing on the host: ") != std::string::npos);
+  CHECK(asked.out == silent.out);
+  CHECK(host.out == silent.out);
+}
+
 TEST_CASE("spillway: a directory without weights is named, by every command") {
   const std::filesystem::path directory = scratch() / "no-weights";
   std::filesystem::create_directory(directory);
