@@ -37,7 +37,7 @@ function connect(then) {
   };
 }
 function create(input) {
-  const event = { type: "response.create", input };
+  const event = { type: "response.create", input, temperature: 0.3 };
   if (previous) event.previous_response_id = previous;
   pending = input;
   socket.send(JSON.stringify(event));
