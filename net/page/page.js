@@ -189,7 +189,7 @@ function draw() {
   draw_histogram("ttft", shown.ttft, shown.bounds_s);
   draw_histogram("itl", shown.itl, shown.bounds_s);
 }
-window.addEventListener("resize", draw);
+window.addEventListener("resize", () => { draw(); if (current) $("talk").scrollTop = $("talk").scrollHeight; });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 function watch() {
   const live = new WebSocket(base + "/v1/live", protocols);

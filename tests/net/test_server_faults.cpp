@@ -86,6 +86,25 @@ TEST_CASE("server: who does not read is held, then cut; others go on") {
   CHECK(s->comes_to_rest());
 }
 
+TEST_CASE("server: who goes away without having read leaves nothing behind") {
+  auto s = ServerFixture::start([](net::ServerOptions& o) { o.credits = 4; });
+  if (!s) return;
+  WsClient lazy(s->port(), {.receive_buffer_bytes = 2048});
+  for (int lane = 0; lane < 16; ++lane) {
+    lazy.send(R"({"type":"response.create","input":"a","max_output_tokens":8000,"ignore_eos":true,"top_logprobs":5,)"
+              R"("stream_id":"l)" + std::to_string(lane) + "\"}");
+  }
+  // Held by the router, whose stall limit is a minute away.
+  CHECK(ServerFixture::eventually([&] { return s->engine().stats().scheduler.running == 16; }));
+  std::uint64_t steps = 0;
+  CHECK(ServerFixture::eventually([&] {
+    return std::exchange(steps, s->engine().stats().scheduler.steps) == s->engine().stats().scheduler.steps;
+  }));
+  lazy.drop();
+  CHECK(s->comes_to_rest());
+  CHECK(s->engine().stats().router.cut == 0);
+}
+
 TEST_CASE("server: headers that trickle in are not waited for") {
   auto s = ServerFixture::start([](net::ServerOptions& o) {
     o.header_timeout = 1s;
