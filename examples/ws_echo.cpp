@@ -28,6 +28,7 @@ asio::awaitable<void> echo(tcp::socket socket) {
     const bool written = co_await session.write(message->data, message->binary);
     if (!written) break;
   }
+  co_await session.linger();
 }
 
 asio::awaitable<void> accept_all(tcp::acceptor acceptor) {

@@ -15,7 +15,7 @@ struct EnginePort::Shared {
 Generation::~Generation() {
   if (ended_) return;
   port_.open_.erase(tag_);
-  if (id_) port_.cancel(*id_);
+  if (id_) port_.abandon(*id_);
   // Without an id yet: its answer finds nobody, and the port cancels it then.
 }
 
@@ -102,6 +102,10 @@ void EnginePort::snapshot(bool blocks, OnSnapshot on_snapshot) {
 }
 
 void EnginePort::cancel(actors::RequestId id) { engine_.router().send_urgent(actors::CancelRequest{id}); }
+void EnginePort::abandon(actors::RequestId id) {
+  cancel(id);
+  grant(id, 1U << 30);
+}
 void EnginePort::grant(actors::RequestId id, std::uint32_t credits) {
   engine_.router().post(actors::GrantCredits{id, credits});
 }
@@ -126,7 +130,7 @@ void EnginePort::handle(Batch& batch) {
     void operator()(actors::RequestAnswered& event) {
       const auto open = port.open_.find(event.tag);
       if (open == port.open_.end()) {
-        if (event.id) port.cancel(*event.id);  // its Generation was dropped meanwhile
+        if (event.id) port.abandon(*event.id);  // its Generation was dropped meanwhile
       } else if (!event.id) {
         file(event.tag, GenerationRefused{std::move(event.id).error()});
       } else {

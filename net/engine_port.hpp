@@ -93,6 +93,8 @@ class EnginePort {
 
   void handle(Batch& batch);
   void cancel(actors::RequestId id);
+  /// Cancels what nobody will read: its last deltas need no reader's credits.
+  void abandon(actors::RequestId id);
   void grant(actors::RequestId id, std::uint32_t credits);
   static runtime::Task<void> collect(runtime::ActorContext<actors::ClientMessage>& self, std::shared_ptr<Shared> shared);
 

@@ -312,6 +312,7 @@ class Connection final : public HttpExchange {
     } else {
       co_await serve_responses(socket, service_, request.principal);
     }
+    co_await socket.linger();
   }
 
   /// Lets an answer to somebody who still sends reach him before the reset that unread bytes would cause.

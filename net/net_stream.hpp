@@ -64,11 +64,11 @@ class NetStream {
   std::unique_ptr<Tls> tls_;
 };
 
-// What Beast's WebSocket asks of a stream. The closing handshake is done by then.
+// What Beast's WebSocket asks of a stream. The closing handshake is done by then, or the peer broke the protocol; the
+// other direction stays open, so that the close frame on its way is not overtaken by a reset (WebSocketSession::linger).
 inline void beast_close_socket(NetStream& stream) { stream.close(); }
 inline void teardown(boost::beast::role_type, NetStream& stream, boost::system::error_code& error) {
-  stream.socket().shutdown(asio::ip::tcp::socket::shutdown_both, error);
-  stream.close();
+  stream.socket().shutdown(asio::ip::tcp::socket::shutdown_send, error);
 }
 template <class Handler>
 void async_teardown(boost::beast::role_type role, NetStream& stream, Handler&& handler) {

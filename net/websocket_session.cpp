@@ -2,6 +2,7 @@
 #include "net/websocket_session.hpp"
 
 #include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/websocket/stream.hpp>
@@ -14,6 +15,7 @@ struct WebSocketSession::State {
   State(NetStream stream) : socket(std::move(stream)) {}
   websocket::stream<NetStream> socket;
   boost::beast::flat_buffer buffer;
+  bool broken = false;  // the peer broke a rule, and may still be sending
 };
 
 WebSocketSession::WebSocketSession(NetStream stream, const WebSocketLimits& limits)
@@ -61,7 +63,11 @@ asio::awaitable<std::optional<WebSocketSession::Message>> WebSocketSession::read
   boost::system::error_code error;
   state_->buffer.clear();
   co_await state_->socket.async_read(state_->buffer, asio::redirect_error(asio::use_awaitable, error));
-  if (error) co_return std::nullopt;
+  if (error) {
+    state_->broken = error.category() == make_error_code(websocket::error::bad_opcode).category() &&
+                     error != websocket::error::closed;
+    co_return std::nullopt;
+  }
   const auto data = state_->buffer.cdata();
   Message message{std::string(static_cast<const char*>(data.data()), data.size()), state_->socket.got_binary()};
   // One large message must not hold its memory for the rest of a connection's life.
@@ -82,6 +88,24 @@ asio::awaitable<void> WebSocketSession::close(CloseCode code, std::string_view r
   websocket::close_reason why(static_cast<websocket::close_code>(code));
   why.reason.assign(reason.data(), std::min<std::size_t>(reason.size(), 120));
   co_await state_->socket.async_close(why, asio::redirect_error(asio::use_awaitable, error));
+}
+
+asio::awaitable<void> WebSocketSession::linger() {
+  if (!state_->broken) co_return;
+  constexpr std::chrono::seconds kLimit(3);
+  NetStream& stream = state_->socket.next_layer();
+  const auto waiting = std::make_shared<bool>(true);
+  asio::steady_timer deadline(executor(), kLimit);
+  deadline.async_wait([waiting, &stream](boost::system::error_code error) {
+    if (!error && *waiting) stream.close();
+  });
+  char sink[16384];
+  boost::system::error_code error;
+  while (!error) {
+    // Below TLS: nobody reads it any more.
+    co_await stream.socket().async_read_some(asio::buffer(sink), asio::redirect_error(asio::use_awaitable, error));
+  }
+  *waiting = false;
 }
 
 void WebSocketSession::cut() { state_->socket.next_layer().close(); }

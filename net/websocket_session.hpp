@@ -52,6 +52,8 @@ class WebSocketSession {
   [[nodiscard]] asio::awaitable<bool> write(std::string_view data, bool binary = false);
   /// Sends a close frame and waits for the answer. Not beside a write.
   [[nodiscard]] asio::awaitable<void> close(CloseCode code, std::string_view reason);
+  /// After the last read: lets a peer who still sends hear why the connection ends. Some seconds at most.
+  [[nodiscard]] asio::awaitable<void> linger();
   /// At once, without a word: for peers that do not read.
   void cut();
   [[nodiscard]] asio::any_io_executor executor();

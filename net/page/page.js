@@ -37,7 +37,7 @@ function connect(then) {
   };
 }
 function create(input) {
-  const event = { type: "response.create", input };
+  const event = { type: "response.create", input, temperature: 0.3 };
   if (previous) event.previous_response_id = previous;
   pending = input;
   socket.send(JSON.stringify(event));
@@ -189,7 +189,7 @@ function draw() {
   draw_histogram("ttft", shown.ttft, shown.bounds_s);
   draw_histogram("itl", shown.itl, shown.bounds_s);
 }
-window.addEventListener("resize", draw);
+window.addEventListener("resize", () => { draw(); if (current) $("talk").scrollTop = $("talk").scrollHeight; });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 function watch() {
   const live = new WebSocket(base + "/v1/live", protocols);

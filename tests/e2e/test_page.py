@@ -107,8 +107,8 @@ def check(browser, url, shots):
         browser.shot(shots / "empty-light.png")
 
     browser.type("prompt", "What is the capital of France?\ue007")
-    until("an answer", lambda: "Paris" in browser.text("talk"))
-    until("its end", lambda: browser.js("return document.getElementById('stop').hidden"))
+    until("the end of an answer", lambda: browser.js("return !!document.querySelector('.note')"))
+    assert len(browser.js("return document.querySelector('.assistant').textContent").split()) >= 3
     assert "tokens" in browser.js("return document.querySelector('.note').textContent")
 
     browser.type("prompt", "Write a very long story about a river, in twenty chapters")

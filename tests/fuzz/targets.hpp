@@ -16,5 +16,6 @@ void safetensors(Input input);
 void config(Input input);
 void tokenizer(Input input);
 void chat_template(Input input);
+void api_request(Input input);
 
 }  // namespace spillway::fuzz

@@ -47,3 +47,4 @@ TEST_CASE("fuzz corpus: no tokenizer.json brings the reader down") {
 TEST_CASE("fuzz corpus: no chat template brings the interpreter down") {
   replay("chat_template", spillway::fuzz::chat_template);
 }
+TEST_CASE("fuzz corpus: no client's JSON brings the server down") { replay("api_request", spillway::fuzz::api_request); }

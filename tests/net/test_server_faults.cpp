@@ -2,6 +2,7 @@
 // Clients that misbehave: what they cost, and that nobody else pays.
 
 #include <random>
+#include <thread>
 
 #include "tests/net/server_fixture.hpp"
 #include "tests/support/catch.hpp"
@@ -84,6 +85,27 @@ TEST_CASE("server: who does not read is held, then cut; others go on") {
     CHECK(call(s->port(), "POST", "/v1/completions", R"({"prompt":"a","max_tokens":20,"ignore_eos":true})").status == 200);
   CHECK(ServerFixture::eventually([&] { return s->engine().stats().router.open == 0; }));
   CHECK(s->comes_to_rest());
+}
+
+TEST_CASE("server: who goes away without having read leaves nothing behind") {
+  auto s = ServerFixture::start([](net::ServerOptions& o) { o.credits = 4; });
+  if (!s) return;
+  WsClient lazy(s->port(), {.receive_buffer_bytes = 2048});
+  for (int lane = 0; lane < 16; ++lane) {
+    lazy.send(R"({"type":"response.create","input":"a","max_output_tokens":8000,"ignore_eos":true,"top_logprobs":5,)"
+              R"("stream_id":"l)" + std::to_string(lane) + "\"}");
+  }
+  // Until the router holds them all: nothing moves any more. Its stall limit is a minute away.
+  CHECK(ServerFixture::eventually([&] { return s->engine().stats().router.open == 16; }));
+  std::uint64_t steps = 0;
+  CHECK(ServerFixture::eventually([&] {
+    std::this_thread::sleep_for(200ms);
+    return std::exchange(steps, s->engine().stats().scheduler.steps) == s->engine().stats().scheduler.steps;
+  }));
+  CHECK(s->engine().stats().router.open > 0);
+  lazy.drop();
+  CHECK(s->comes_to_rest());
+  CHECK(s->engine().stats().router.cut == 0);
 }
 
 TEST_CASE("server: headers that trickle in are not waited for") {
