@@ -114,8 +114,8 @@ TEST_CASE("cuda sampling: the same logits and parameters draw the host's token a
     if (drawn[i].token != expected.token) {
       ++different;  // a sum rounded the other way: tolerated once, below
       WARN("case " << i << " of vocabulary " << vocab << ": drew " << drawn[i].token << " for " << expected.token
-                   << "; temperature " << c.params.temperature << ", top_k " << c.params.top_k << ", top_p " << c.params.top_p << ", min_p "
-                   << c.params.min_p << ", penalties " << c.params.has_penalties());
+                   << "; temperature " << c.params.temperature << ", top_k " << c.params.top_k << ", top_p " << c.params.top_p
+                   << ", min_p " << c.params.min_p << ", penalties " << c.params.has_penalties());
       continue;
     }
     CHECK(std::abs(drawn[i].logprob - expected.logprob) < 1e-4f);
