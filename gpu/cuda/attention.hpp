@@ -68,6 +68,8 @@ struct AttentionParams {
 [[nodiscard]] bool has_fast_prefill(Element element, int head_dim) noexcept;
 
 void launch_decode_attention(const AttentionParams& p, cudaStream_t stream);
+/// The part of it for 2 to 8 queries a KV head and head_dim 64 or 128, on tensor cores.
+void launch_grouped_decode_attention(const AttentionParams& p, cudaStream_t stream);
 void launch_prefill_attention(const AttentionParams& p, cudaStream_t stream);
 void launch_row_attention(const AttentionParams& p, cudaStream_t stream);
 

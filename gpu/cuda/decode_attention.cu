@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/attention.hpp"
+#include "gpu/cuda/decode_items.cuh"
 #include "gpu/cuda/element.cuh"
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/mma.cuh"
@@ -168,33 +169,7 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4 ? 4 : 1) decode_atten
     }
     __syncthreads();
   }
-  if (whole) return;
-
-  // The block that finishes last merges the sequence's items, in their order, so that who was last never shows.
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    std::int32_t* arrived = p.arrived + std::int64_t{item.first_item} * p.kv_heads + kv_head;
-    last = atomicAdd(arrived, 1) == item.item_count - 1;
-    if (last) *arrived = 0;
-  }
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  for (int i = threadIdx.x; i < queries * kHeadDim; i += kWarps * 32) {
-    const std::int64_t head = first_head + i / kHeadDim;
-    float largest = -INFINITY, all = 0, value = 0;
-    for (int j = item.first_item; j < item.first_item + item.item_count; ++j)
-      largest = fmaxf(largest, __ldcg(p.partial_lse + std::int64_t{j} * p.heads + head));
-    for (int j = item.first_item; j < item.first_item + item.item_count; ++j) {
-      const float weight = __expf(__ldcg(p.partial_lse + std::int64_t{j} * p.heads + head) - largest);
-      all += weight;
-      value += weight * __ldcg(p.partial_out + (std::int64_t{j} * p.heads + head) * kHeadDim + i % kHeadDim);
-    }
-    static_cast<T*>(p.out)[(std::int64_t{item.row} * p.heads + head) * kHeadDim + i % kHeadDim] =
-        from_float<T>(value / all);
-  }
+  if (!whole) merge_items<T, kHeadDim>(p, item, kv_head);
 }
 
 template <class T, int kHeadDim>
@@ -236,6 +211,7 @@ bool has_fast_decode(Element element, int head_dim, int heads, int kv_heads) noe
 }
 
 void launch_decode_attention(const AttentionParams& p, cudaStream_t stream) {
+  if (p.heads > p.kv_heads && (p.head_dim == 64 || p.head_dim == 128)) return launch_grouped_decode_attention(p, stream);
   if (p.element == Element::kBF16) return launch_for_head<__nv_bfloat16>(p, stream);
   launch_for_head<__half>(p, stream);
 }
