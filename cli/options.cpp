@@ -209,7 +209,8 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
   add_whole(command, "--threads", "threads that compute [one a core]", options.threads, 1, 1024);
   add_choice<std::string>(command, "--cpu-target", "widest instructions to use, of those the CPU has [auto]",
                           options.cpu_target,
-                          {{"auto", ""}, {"scalar", "scalar"}, {"avx2", "avx2"}, {"avx512", "avx512vnni"}, {"avx512bf16", "avx512bf16"}, {"amx", "amx"}});
+                          {{"auto", ""}, {"scalar", "scalar"}, {"avx2", "avx2"}, {"avx512", "avx512vnni"},
+                           {"avx512bf16", "avx512bf16"}, {"amx", "amx"}});
   add_value(command, "--trace", "FILE", "write what ran when as Chrome trace JSON (ui.perfetto.dev opens it)",
             [&options](const std::string& text) -> Result<void> {
               if (text.empty()) return Error{Errc::kInvalidArgument, "'' is not a file name"};
