@@ -3,7 +3,7 @@
 
 kBuildPackages=(
   meson ninja-build g++ pkg-config libboost1.81-dev libboost-json1.81-dev libspdlog-dev
-  libconcurrentqueue-dev libcli11-dev libpcre2-dev libutf8proc-dev catch2)
+  libconcurrentqueue-dev libcli11-dev libpcre2-dev libssl-dev libutf8proc-dev catch2)
 kTestPackages=()
 kBenchPackages=(libcaf-dev)
 kFuzzPackages=(clang libclang-rt-14-dev)
