@@ -146,7 +146,7 @@ std::string itl_card(const Metrics& metrics) {
   }
   if (!values.empty()) {
     plot.mark(metrics.itl.median, "p50 " + ms_text(metrics.itl.median));
-    plot.mark(metrics.itl.at(99), "p99 " + ms_text(metrics.itl.at(99)));
+    plot.mark(metrics.itl.at(99), "p99 " + ms_text(metrics.itl.at(99)), SvgPlot::MarkAt::kBottom);
   }
   return card("Inter-token latency", "", {}, plot);
 }
@@ -252,7 +252,7 @@ std::string timeline_card(std::span<const Timeline> lines, double duration_s) {
     }
   }
   const std::string about = stride > 1
-                                ? format("Every %zuth request, in the order of their due times.", stride)
+                                ? format("One request in %zu, in the order of their due times.", stride)
                                 : "One row a request, in the order of their due times.";
   return card("Timeline", about,
               {{"c3", "due, not sent yet"},

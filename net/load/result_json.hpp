@@ -27,7 +27,6 @@ struct RunLabel {
   std::vector<std::pair<std::string, std::string>> metadata;  // --metadata KEY=VALUE
   bool interrupted = false;
   std::size_t connections_opened = 0;
-  std::string command;  // as it was typed, keys left out
 };
 
 struct ReportOptions {

@@ -50,6 +50,12 @@ TEST_CASE("spillway: a wrong command line is one line on stderr and exit code 2"
   const std::vector<Case> cases = {
       {{}, "which command"},
       {{"serf"}, "unknown command 'serf'"},
+      {{"bench"}, "which bench"},
+      {{"bench", "serv"}, "did you mean serve?"},
+      {{"bench", "serve", "--request-rte", "5"}, "did you mean --request-rate?"},
+      {{"bench", "serve", "--goodput", "speed:1", "--model", "m"}, "--goodput"},
+      {{"bench", "serve", "--dataset-name", "sharegpt", "--model", "m"}, "--dataset-path"},
+      {{"bench", "latency"}, "MODEL is required"},
       {{"generat"}, "did you mean generate?"},
       {{"generate"}, "MODEL is required"},
       {{"generate", model, "--promt", "x"}, "did you mean --prompt?"},

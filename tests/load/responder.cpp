@@ -134,6 +134,8 @@ struct Responder::State {
   }
 
   asio::awaitable<bool> answer(NetStream& stream, const http::request<http::string_body>& request) {
+    if (request.method() == http::verb::head)
+      co_return co_await write(stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     if (request.method() == http::verb::get) {
       const std::string body = R"({"object":"list","data":[{"id":"tiny","object":"model"}]})";
       co_return co_await write(stream,
@@ -152,6 +154,7 @@ struct Responder::State {
       co_return !raw->close_after;
     }
     const json::object body = json::parse(request.body()).as_object();
+    if (options.first_token.count() != 0) co_await pause(options.first_token);
     const std::int64_t tokens = tokens_wanted(body);
     const std::string target = request.target();
     std::string out =
@@ -170,18 +173,21 @@ struct Responder::State {
 
   static std::string piece(const std::string& target) {
     if (target.ends_with("/chat/completions"))
-      return R"({"choices":[{"index":0,"delta":{"content":"hi "},"finish_reason":null}]})";
+      return R"({"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"hi "},"finish_reason":null}]})";
     if (target.ends_with("/completions"))
-      return R"({"choices":[{"index":0,"text":"hi ","finish_reason":null}],"usage":null})";
+      return R"({"object":"text_completion","choices":[{"index":0,"text":"hi ","finish_reason":null}],"usage":null})";
     return R"({"type":"response.output_text.delta","delta":"hi ","logprobs":[]})";
   }
 
   static std::string ending(const std::string& target, std::int64_t tokens) {
     const std::string count = std::to_string(tokens);
     if (target.ends_with("/completions")) {
-      const std::string last = target.ends_with("/chat/completions") ? R"("delta":{})" : R"("text":"")";
-      return sse(R"({"choices":[{"index":0,)" + last + R"(,"finish_reason":"length"}]})") +
-             sse(R"({"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":)" + count + "}}") +
+      const bool chat = target.ends_with("/chat/completions");
+      const std::string kind =
+          chat ? R"({"object":"chat.completion.chunk",)" : R"({"object":"text_completion",)";
+      const std::string last = chat ? R"("delta":{})" : R"("text":"")";
+      return sse(kind + R"("choices":[{"index":0,)" + last + R"(,"finish_reason":"length"}]})") +
+             sse(kind + R"("choices":[],"usage":{"prompt_tokens":5,"completion_tokens":)" + count + "}}") +
              sse("[DONE]");
     }
     return sse(terminal("", tokens));

@@ -23,6 +23,7 @@ struct RawAnswer {
 class Responder {
  public:
   struct Options {
+    std::chrono::milliseconds first_token{0};  // HTTP: before the first piece
     std::chrono::milliseconds per_token{0};
     bool tls = false;                         // with a certificate made for the test
     std::size_t requests_per_connection = 0;  // then it closes, without saying so beforehand; 0: no limit

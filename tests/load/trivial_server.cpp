@@ -10,6 +10,7 @@
 int main(int argc, char** argv) {
   spillway::tests::Responder::Options options;
   if (argc > 1) options.per_token = std::chrono::milliseconds(std::atoi(argv[1]));
+  if (argc > 2) options.first_token = std::chrono::milliseconds(std::atoi(argv[2]));
   const spillway::tests::Responder responder(options);
   std::printf("%d\n", responder.port());
   std::fflush(stdout);
