@@ -4,6 +4,7 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
 #include <exception>
 #include <new>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "cli/options.hpp"
 #include "cli/output.hpp"
 #include "cli/report.hpp"
+#include "cli/serve_config.hpp"
 #include "cli/stats.hpp"
 
 namespace spillway::cli {
@@ -85,8 +87,18 @@ int run(int argc, char** argv) {
   add("bench", "measure a server, or the engine alone", &make_bench);
   add("tokenize", "lines of stdin as token ids", &make_tokenize);
 
+  std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  if (!words.empty() && words[0] == "serve") {
+    const CLI::App* serve = root.get_subcommand("serve");
+    const auto knows = [&](const std::string& name) { return serve->get_option_no_throw(name) != nullptr; };
+    Result<std::vector<std::string>> merged = with_config({words.begin() + 1, words.end()}, knows);
+    if (!merged) return complain(merged.error().message, kWrongInput);
+    words = *std::move(merged);
+    words.insert(words.begin(), "serve");
+  }
   try {
-    root.parse(argc, argv);
+    std::ranges::reverse(words);  // as CLI11 wants them
+    root.parse(std::move(words));
   } catch (const OptionError& error) {
     return complain(error.message, kWrongInput);
   } catch (const CLI::Success& message) {  // --help, --version

@@ -69,8 +69,9 @@ void add_list(CLI::App& command, const std::string& name, const std::string& typ
       .add_option_function<std::vector<std::string>>(
           name, [&target](const std::vector<std::string>& values) { target = values; }, help)
       ->type_name(type)
+      ->take_all()
       ->expected(1)
-      ->take_all();
+      ->allow_extra_args(false);
 }
 
 void add_text(CLI::App& command, const std::string& name, const std::string& type, const std::string& help,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#define TOML_EXCEPTIONS 0
 #include "cli/serve_config.hpp"
 
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <iterator>
 #include <sstream>
 
 namespace spillway::cli {
@@ -64,17 +64,52 @@ class Words {
   std::optional<Error> error_;
 };
 
+std::string name_of(const std::string& word) { return word.substr(0, word.find('=')); }
+std::string without_no(const std::string& name) { return name.starts_with("--no-") ? "--" + name.substr(5) : name; }
+
 }  // namespace
 
+Result<std::vector<std::string>> with_config(std::vector<std::string> words,
+                                             const std::function<bool(const std::string&)>& knows) {
+  std::string file;
+  std::vector<std::string> given;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (!words[i].starts_with("--")) continue;
+    const std::string name = name_of(words[i]);
+    given.push_back(without_no(name));
+    if (name != "--config") continue;
+    if (words[i].size() > name.size()) {
+      file = words[i].substr(name.size() + 1);
+    } else if (i + 1 < words.size()) {
+      file = words[i + 1];
+    }
+  }
+  if (file.empty()) return words;
+  Result<std::vector<std::string>> all = config_words(file);
+  if (!all) return all.error();
+  std::vector<std::string> merged;
+  for (std::string& word : *all) {
+    const std::string name = name_of(word), plain = without_no(name);
+    if (!knows(name) && !knows(plain))
+      return Error{Errc::kInvalidArgument, file + ": '" + plain + "' is no option; see spillway serve --help"};
+    if (plain == "--config") return Error{Errc::kInvalidArgument, file + ": a config file names no other"};
+    if (!knows(name)) continue;  // false, for a flag that is off unless given
+    if (std::ranges::find(given, plain) == given.end()) merged.push_back(std::move(word));
+  }
+  merged.insert(merged.end(), std::make_move_iterator(words.begin()), std::make_move_iterator(words.end()));
+  return merged;
+}
+
 Result<std::vector<std::string>> config_words(const std::filesystem::path& path) {
-  const toml::parse_result parsed = toml::parse_file(path.string());
-  if (!parsed) {
-    const auto& error = parsed.error();
+  toml::table table;
+  try {
+    table = toml::parse_file(path.string());
+  } catch (const toml::parse_error& error) {
     return Error{Errc::kBadFile, path.string() + ": line " + std::to_string(error.source().begin.line) + ": " +
                                      std::string(error.description())};
   }
   Words words(path.string());
-  words.add_table(parsed.table());
+  words.add_table(table);
   return std::move(words).take();
 }
 
