@@ -66,6 +66,13 @@ struct Metrics::State {
   Pair<Histogram> ttft, itl, e2e, prefill, decode;
   prometheus::Family<Counter>*finished = nullptr, *finished_alias = nullptr, *http = nullptr;
 
+  void count_end(std::string_view reason) {
+    finished->Add({{"reason", std::string(reason)}}).Increment();
+    Labels with_reason = labels;
+    with_reason.emplace("finished_reason", reason);
+    finished_alias->Add(with_reason).Increment();
+  }
+
   Pair<Gauge> gauge(const std::string& own, const std::string& alias, const std::string& help) {
     Pair<Gauge> pair;
     pair.add(prometheus::BuildGauge().Name(own).Help(help).Register(registry).Add({}));
@@ -159,17 +166,18 @@ void Metrics::observe_itl(double value, std::uint32_t gaps) {
   }
 }
 
+void Metrics::count_tokens(std::size_t tokens) {
+  state_->generation_tokens.each([&](Counter& c) { c.Increment(static_cast<double>(tokens)); });
+}
+void Metrics::count_abandoned() { state_->count_end("abort"); }
+
 void Metrics::observe_end(double e2e_s, double prefill_s, double decode_s, const actors::Usage& usage,
                           std::string_view reason) {
   observe(state_->e2e, e2e_s);
   observe(state_->prefill, prefill_s);
   observe(state_->decode, decode_s);
   state_->prompt_tokens.each([&](Counter& c) { c.Increment(usage.prompt_tokens); });
-  state_->generation_tokens.each([&](Counter& c) { c.Increment(usage.completion_tokens); });
-  state_->finished->Add({{"reason", std::string(reason)}}).Increment();
-  Labels labels = state_->labels;
-  labels.emplace("finished_reason", reason);
-  state_->finished_alias->Add(labels).Increment();
+  state_->count_end(reason);
 }
 
 std::string Metrics::text(const actors::ServingStats* stats) {
@@ -194,6 +202,7 @@ std::string Metrics::text(const actors::ServingStats* stats) {
 
 void ChoiceClock::on_tokens(Metrics& metrics, std::size_t tokens, runtime::TimePoint now) {
   if (tokens == 0) return;
+  metrics.count_tokens(tokens);
   if (first_ == runtime::TimePoint{}) {
     first_ = last_ = now;
     metrics.observe_ttft(seconds(now - arrival_));
@@ -204,7 +213,8 @@ void ChoiceClock::on_tokens(Metrics& metrics, std::size_t tokens, runtime::TimeP
 }
 
 void ChoiceClock::on_end(Metrics& metrics, const actors::Usage& usage, std::string_view reason,
-                         runtime::TimePoint now) const {
+                         runtime::TimePoint now) {
+  ended_ = true;
   const runtime::TimePoint first = first_ == runtime::TimePoint{} ? now : first_;
   metrics.observe_end(seconds(now - arrival_), seconds(first - arrival_), seconds(now - first), usage, reason);
 }

@@ -38,6 +38,9 @@ class Metrics {
   void observe_ttft(double seconds);
   /// `gaps` tokens that came together after `seconds`.
   void observe_itl(double seconds, std::uint32_t gaps);
+  void count_tokens(std::size_t tokens);
+  /// A choice whose client went away before its end.
+  void count_abandoned();
   void observe_end(double e2e_s, double queue_and_prefill_s, double decode_s, const actors::Usage& usage,
                    std::string_view reason);
 
@@ -58,10 +61,12 @@ class ChoiceClock {
  public:
   explicit ChoiceClock(runtime::TimePoint arrival) : arrival_(arrival) {}
   void on_tokens(Metrics& metrics, std::size_t tokens, runtime::TimePoint now);
-  void on_end(Metrics& metrics, const actors::Usage& usage, std::string_view reason, runtime::TimePoint now) const;
+  void on_end(Metrics& metrics, const actors::Usage& usage, std::string_view reason, runtime::TimePoint now);
+  [[nodiscard]] bool ended() const noexcept { return ended_; }
 
  private:
   runtime::TimePoint arrival_, first_{}, last_{};
+  bool ended_ = false;
 };
 
 }  // namespace spillway::net

@@ -32,6 +32,10 @@ ResponseRun::ResponseRun(Service& service, ResponseRequest request, std::uint32_
         return config;
       }()) {}
 
+ResponseRun::~ResponseRun() {
+  if (clock_ && !clock_->ended() && !refused_) service_.metrics().count_abandoned();
+}
+
 std::optional<ApiError> ResponseRun::start(std::function<void()> on_event) {
   if (auto refusal = service_.refusal(request_.model)) return refusal;
   if (auto refusal = service_.queue_refusal(1)) return refusal;

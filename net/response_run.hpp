@@ -17,6 +17,10 @@ class ResponseRun {
   /// `connection`: where a response with store:false may be continued; 0 (HTTP): nowhere.
   ResponseRun(Service& service, ResponseRequest request, std::uint32_t principal, std::uint64_t connection);
 
+  ResponseRun(const ResponseRun&) = delete;
+  ResponseRun& operator=(const ResponseRun&) = delete;
+  ~ResponseRun();
+
   /// Finds the conversation, encodes and submits. An error: it never ran, and there are no events.
   [[nodiscard]] std::optional<ApiError> start(std::function<void()> on_event);
   /// What has happened since. After `ended()` there is nothing more.

@@ -24,6 +24,14 @@ class TextRun {
                  .tokenizer = service.engine().tokenizer()},
                 request_.prompts.size() * choices_each_, echoes()) {}
 
+  TextRun(const TextRun&) = delete;
+  TextRun& operator=(const TextRun&) = delete;
+  ~TextRun() {
+    for (const ChoiceClock& clock : clocks_) {
+      if (!clock.ended() && !failure_) service_.metrics().count_abandoned();
+    }
+  }
+
   [[nodiscard]] std::size_t choices() const { return request_.prompts.size() * choices_each_; }
 
   std::optional<ApiError> submit() {

@@ -50,6 +50,8 @@ TEST_CASE("metrics: one value under both names") {
   clock.on_tokens(metrics, 1, at(1050));
   clock.on_tokens(metrics, 2, at(1150));
   clock.on_end(metrics, {.prompt_tokens = 5, .completion_tokens = 3}, "stop", at(1150));
+  CHECK(clock.ended());
+  metrics.count_abandoned();
   metrics.count_http(200);
   const std::string text = metrics.text(nullptr);
   const auto says = [&](std::string_view line) { return text.find(line) != std::string::npos; };
@@ -59,6 +61,7 @@ TEST_CASE("metrics: one value under both names") {
   CHECK(says("spillway_time_to_first_token_seconds_bucket{le=\"0.06\"} 1\n"));
   CHECK(says("vllm:inter_token_latency_seconds_count{model_name=\"m\"} 2\n"));
   CHECK(says("spillway_requests_total{reason=\"stop\"} 1\n"));
+  CHECK(says("spillway_requests_total{reason=\"abort\"} 1\n"));
   CHECK(says("spillway_http_responses_total{status=\"200\"} 1\n"));
   CHECK(metrics.itl().counts[5] == 2);  // 50 ms each
 }

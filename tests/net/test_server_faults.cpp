@@ -34,6 +34,7 @@ TEST_CASE("server: who goes away frees his blocks") {
   CHECK(s->comes_to_rest());
   const auto after = s->engine().stats();
   CHECK(after.router.cancelled == 4);
+  CHECK(call(s->port(), "GET", "/metrics").body.find("spillway_requests_total{reason=\"abort\"} 4\n") != std::string::npos);
   CHECK(after.scheduler.steps - before < 4000);  // of the 8000 that nobody reads
   CHECK(call(s->port(), "POST", "/v1/completions", R"({"prompt":"a","max_tokens":1})").status == 200);
 }
