@@ -10,7 +10,6 @@ import pathlib
 import subprocess
 import sys
 
-SKIP = 77
 QUESTION = "Write two sentences about rivers."
 ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
@@ -120,22 +119,8 @@ def check_plain_websocket(url, expected):
         assert socket.ping().wait(5)
 
 
-def main():
-    python = os.environ.get("SPILLWAY_CLIENTS")
-    if python and sys.executable != python:
-        os.execv(python, [python, *sys.argv])
-    model_file = pathlib.Path(os.environ.get("SPILLWAY_TEST_MODEL") or
-                              pathlib.Path(os.environ["SPILLWAY_SOURCE"]) / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
-    try:
-        import openai
-        import openai.lib.responses_websocket  # noqa: F401
-        import websockets  # noqa: F401
-    except ImportError as error:
-        print(f"skipped: {error} (pip install 'openai[realtime]>=3.51'; SPILLWAY_CLIENTS names the Python that has it)")
-        return SKIP
-    if not model_file.exists():
-        print(f"skipped: no {model_file} (./dev model fetches it)")
-        return SKIP
+def run(model_file):
+    import openai
     server = subprocess.Popen([os.environ["SPILLWAY"], "serve", str(model_file), "--port", "0"], stdout=subprocess.PIPE, text=True)
     try:
         url = next(line.split()[-1] for line in server.stdout if "serves on" in line)
@@ -149,7 +134,32 @@ def main():
     finally:
         server.terminate()
     assert server.wait(40) == 0, server.returncode
-    print("one greedy text over chat, its stream, Responses, WebSocket, lanes and plain websockets")
+
+
+def main():
+    python = os.environ.get("SPILLWAY_CLIENTS")
+    if python and sys.executable != python:
+        os.execv(python, [python, *sys.argv])
+    case = "clients: one greedy text over chat, its stream, Responses, WebSocket, lanes and plain websockets"
+    print("1..1", flush=True)
+    model_file = pathlib.Path(os.environ.get("SPILLWAY_TEST_MODEL") or
+                              pathlib.Path(os.environ["SPILLWAY_SOURCE"]) / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    try:
+        import openai  # noqa: F401
+        import openai.lib.responses_websocket  # noqa: F401
+        import websockets  # noqa: F401
+    except ImportError as error:
+        print(f"ok 1 - {case} # SKIP {error} (pip install 'openai[realtime]>=3.51'; SPILLWAY_CLIENTS names its Python)")
+        return 0
+    if not model_file.exists():
+        print(f"ok 1 - {case} # SKIP no {model_file} (./dev model fetches it)")
+        return 0
+    try:
+        run(model_file)
+    except (Exception, SystemExit) as error:
+        print(f"not ok 1 - {case}\n# {error!r}")
+        return 1
+    print(f"ok 1 - {case}")
     return 0
 
 
