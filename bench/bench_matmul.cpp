@@ -3,7 +3,7 @@
 // of this machine measured in the same run: read bandwidth and int8 dot products. One JSON line per
 // measurement.
 //
-//   bench_matmul [--threads N] [--target scalar|avx2|avx512vnni] [--rows M]
+//   bench_matmul [--threads N] [--target scalar|avx2|avx512vnni|...] [--rows M]
 
 #include <immintrin.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // bench_server PORT STREAMS TOKENS SECONDS [IDLE]: what the server itself costs. STREAMS WebSocket connections ask for
 // TOKENS tokens again and again for SECONDS beside IDLE silent connections; one thread, epoll, no JSON parser, so that
-// little of the machine goes to the client. Run it against `spillway serve MODEL --device sim`, whose steps take no time.
+// little of the machine goes to the client. Run it against `spillway serve MODEL --simulate-device`, whose steps take no time.
 // Prints one JSON line.
 
 #include <arpa/inet.h>

@@ -11,8 +11,9 @@ CLI::Option* add_texts(CLI::App& command, const std::string& name, const std::st
       .add_option_function<std::vector<std::string>>(
           name, [&target](const std::vector<std::string>& texts) { target = texts; }, help)
       ->type_name(type)
+      ->take_all()
       ->expected(1)
-      ->take_all();
+      ->allow_extra_args(false);
 }
 
 CLI::Option* add_word(CLI::App& command, const std::string& name, const std::string& help,

@@ -8,6 +8,7 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,8 +39,9 @@ class OptionGroup {
 /// A whole number, or an optional one.
 template <class T>
 CLI::Option* add_number(CLI::App& command, const std::string& name, const std::string& help, T& target,
-                        std::int64_t min, std::int64_t max) {
-  return add_value(command, name, "N", help, [&target, min, max](const std::string& text) -> Result<void> {
+                        std::int64_t min, std::int64_t max = std::numeric_limits<std::int32_t>::max(),
+                        const std::string& type = "N") {
+  return add_value(command, name, type, help, [&target, min, max](const std::string& text) -> Result<void> {
     const Result<std::int64_t> value = parse_integer(text, min, max);
     if (!value) return value.error();
     if constexpr (requires { typename T::value_type; }) {

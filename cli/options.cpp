@@ -9,46 +9,11 @@
 #include <utility>
 
 #include "cli/log.hpp"
+#include "cli/option_values.hpp"
 #include "cli/values.hpp"
 
 namespace spillway::cli {
 namespace {
-
-constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
-
-/// Options added in its lifetime stand together in the help.
-class Group {
- public:
-  Group(CLI::App& command, std::string name)
-      : command_(command), name_(std::move(name)), before_(command.get_options().size()) {}
-  Group(const Group&) = delete;
-  Group& operator=(const Group&) = delete;
-  ~Group() {
-    const std::vector<CLI::Option*> options = command_.get_options();
-    for (std::size_t i = before_; i < options.size(); ++i) options[i]->group(name_);
-  }
-
- private:
-  CLI::App& command_;
-  std::string name_;
-  std::size_t before_;
-};
-
-/// Parses into a number or an optional number.
-template <class T>
-CLI::Option* add_whole(CLI::App& command, const std::string& name, const std::string& help, T& target,
-                       std::int64_t min, std::int64_t max = kInt32Max) {
-  return add_value(command, name, "N", help, [&target, min, max](const std::string& text) -> Result<void> {
-    const Result<std::int64_t> value = parse_integer(text, min, max);
-    if (!value) return value.error();
-    if constexpr (requires { typename T::value_type; }) {
-      target = static_cast<typename T::value_type>(*value);
-    } else {
-      target = static_cast<T>(*value);
-    }
-    return {};
-  });
-}
 
 void add_real(CLI::App& command, const std::string& name, const std::string& help,
               std::optional<float>& target) {
@@ -113,12 +78,12 @@ void add_model(CLI::App& command, std::filesystem::path& model) {
 }
 
 void add_sampling_options(CLI::App& command, SamplingFields& fields) {
-  const Group group(command, "Sampling");
-  add_whole(command, "--max-tokens", "most tokens of an answer; 0: compute the prompt only [256]",
+  const OptionGroup group(command, "Sampling");
+  add_number(command, "--max-tokens", "most tokens of an answer; 0: compute the prompt only [256]",
             fields.max_tokens, 0);
   add_real(command, "--temperature", "0: always the likeliest token [the model's generation_config, else 1]",
            fields.temperature);
-  add_whole(command, "--top-k", "draw from the N likeliest; 0 or -1: from all [generation_config, else 0]",
+  add_number(command, "--top-k", "draw from the N likeliest; 0 or -1: from all [generation_config, else 0]",
             fields.top_k, -1);
   add_real(command, "--top-p",
            "draw from the likeliest that make up this probability [generation_config, else 1]", fields.top_p);
@@ -151,14 +116,14 @@ void add_sampling_options(CLI::App& command, SamplingFields& fields) {
 }
 
 void add_answer_options(CLI::App& command, SamplingFields& fields) {
-  const Group group(command, "Sampling");
-  add_whole(command, "--n", "answers to each prompt [1]", fields.n, 1);
-  add_whole(command, "--logprobs",
+  const OptionGroup group(command, "Sampling");
+  add_number(command, "--n", "answers to each prompt [1]", fields.n, 1);
+  add_number(command, "--logprobs",
             "with --json: log probability of each token, and of the N likeliest [none]", fields.logprobs, 0);
 }
 
 void add_engine_options(CLI::App& command, EngineOptions& options) {
-  const Group group(command, "Engine");
+  const OptionGroup group(command, "Engine");
   add_choice<std::optional<DeviceKind>>(command, "--device",
                                         "what computes; auto: a CUDA GPU where there is one, else the host [auto]",
                          options.device,
@@ -176,8 +141,8 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
               options.gpu_memory_utilization = *value;
               return {};
             });
-  add_whole(command, "--max-num-seqs", "most sequences in one step [64, on a GPU 256]", options.max_num_seqs, 1, 65536);
-  add_whole(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 2048]",
+  add_number(command, "--max-num-seqs", "most sequences in one step [64, on a GPU 256]", options.max_num_seqs, 1, 65536);
+  add_number(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 2048]",
             options.max_num_batched_tokens, 1, 1 << 20);
   add_choice<KvCacheDType>(command, "--kv-cache-dtype",
                            "type of the KV cache; auto: fp32 for fp32 weights, else 16 bits [auto]",
@@ -196,17 +161,17 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
               options.kv_cache_memory_bytes = *value;
               return {};
             });
-  add_whole(command, "--block-size", "tokens in a block of the KV cache [16]", options.block_size, 1, 4096);
-  add_whole(command, "--max-model-len",
+  add_number(command, "--block-size", "tokens in a block of the KV cache [16]", options.block_size, 1, 4096);
+  add_number(command, "--max-model-len",
             "longest prompt and answer together, tokens [as the model was trained]", options.max_model_len,
             1);
   command.add_flag_function(
       "--enable-prefix-caching,!--no-enable-prefix-caching",
       [&options](std::int64_t count) { options.enable_prefix_caching = count > 0; },
       "share the KV of equal beginnings of prompts [on]");
-  add_whole(command, "--async-submit", "steps under way at once; 1: plan a step when the last is done [2]",
+  add_number(command, "--async-submit", "steps under way at once; 1: plan a step when the last is done [2]",
             options.async_submit, 1, 16);
-  add_whole(command, "--threads", "threads that compute [one a core]", options.threads, 1, 1024);
+  add_number(command, "--threads", "threads that compute [one a core]", options.threads, 1, 1024);
   add_choice<std::string>(command, "--cpu-target", "widest instructions to use, of those the CPU has [auto]",
                           options.cpu_target,
                           {{"auto", ""}, {"scalar", "scalar"}, {"avx2", "avx2"}, {"avx512", "avx512vnni"},

@@ -15,6 +15,7 @@
 #include "cli/command.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/log.hpp"
+#include "cli/option_values.hpp"
 #include "cli/options.hpp"
 #include "cli/output.hpp"
 #include "cli/report.hpp"
@@ -32,17 +33,6 @@ struct ServeOptions {
   std::filesystem::path api_key_file, config;
   std::int64_t drain_s = 30;
 };
-
-template <class T>
-void add_number(CLI::App& command, const std::string& name, const std::string& unit, const std::string& help, T& target,
-                std::int64_t min, std::int64_t max) {
-  add_value(command, name, unit, help, [&target, min, max](const std::string& text) -> Result<void> {
-    const Result<std::int64_t> value = parse_integer(text, min, max);
-    if (!value) return value.error();
-    target = static_cast<T>(*value);
-    return {};
-  });
-}
 
 void add_seconds(CLI::App& command, const std::string& name, const std::string& help, std::chrono::seconds& target) {
   add_value(command, name, "SECONDS", help, [&target](const std::string& text) -> Result<void> {
@@ -63,17 +53,6 @@ void add_size(CLI::App& command, const std::string& name, const std::string& hel
   });
 }
 
-void add_list(CLI::App& command, const std::string& name, const std::string& type, const std::string& help,
-              std::vector<std::string>& target) {
-  command
-      .add_option_function<std::vector<std::string>>(
-          name, [&target](const std::vector<std::string>& values) { target = values; }, help)
-      ->type_name(type)
-      ->take_all()
-      ->expected(1)
-      ->allow_extra_args(false);
-}
-
 void add_text(CLI::App& command, const std::string& name, const std::string& type, const std::string& help,
               std::function<void(std::string)> take) {
   command
@@ -86,10 +65,10 @@ void declare_server(CLI::App& command, ServeOptions& options) {
   net::ServerOptions& server = options.server;
   add_text(command, "--host", "ADDRESS", "where to listen [127.0.0.1]",
            [&](std::string text) { server.host = std::move(text); });
-  add_number(command, "--port", "N", "where to listen; 0: any free port [8000]", server.port, 0, 65535);
-  add_list(command, "--served-model-name", "NAME", "the model's name in the API [the file's name]; may be given several times",
+  add_number(command, "--port", "where to listen; 0: any free port [8000]", server.port, 0, 65535);
+  add_texts(command, "--served-model-name", "NAME", "the model's name in the API [the file's name]; may be given several times",
            server.served_model_names);
-  add_list(command, "--api-key", "KEY", "a key that clients must send; may be given several times [none needed]", server.api_keys);
+  add_texts(command, "--api-key", "KEY", "a key that clients must send; may be given several times [none needed]", server.api_keys);
   add_text(command, "--api-key-file", "FILE", "keys, one a line",
            [&](std::string text) { options.api_key_file = std::move(text); });
   command.add_flag("--salt-prefix-cache-per-key", server.salt_prefix_cache_per_key,
@@ -98,24 +77,24 @@ void declare_server(CLI::App& command, ServeOptions& options) {
            [&](std::string text) { server.ssl_certfile = std::move(text); });
   add_text(command, "--ssl-keyfile", "FILE", "TLS: private key, PEM",
            [&](std::string text) { server.ssl_keyfile = std::move(text); });
-  add_list(command, "--allowed-origin", "ORIGIN", "pages of this origin may use the server (CORS, WebSocket); *: all [none]",
+  add_texts(command, "--allowed-origin", "ORIGIN", "pages of this origin may use the server (CORS, WebSocket); *: all [none]",
            server.allowed_origins);
-  add_number(command, "--max-num-queued-reqs", "N", "answers that may wait beyond those that run; more get 429 [1024]",
+  add_number(command, "--max-num-queued-reqs", "answers that may wait beyond those that run; more get 429 [1024]",
              server.max_num_queued_reqs, 0, 1 << 20);
-  add_number(command, "--max-connections", "N", "open connections [16384]", server.connections_max, 1, 1 << 20);
-  add_number(command, "--max-streams-per-connection", "N", "responses in flight on one WebSocket [16]",
+  add_number(command, "--max-connections", "open connections [16384]", server.connections_max, 1, 1 << 20);
+  add_number(command, "--max-streams-per-connection", "responses in flight on one WebSocket [16]",
              server.streams_per_connection_max, 1, 4096);
   add_size(command, "--max-body-size", "longest HTTP body [4MiB]", server.body_bytes_max);
   add_size(command, "--max-frame-size", "longest WebSocket message [4MiB]", server.frame_bytes_max);
   add_size(command, "--max-prompt-size", "longest prompt, bytes [1MiB]", server.prompt_bytes_max);
-  add_number(command, "--max-header-size", "BYTES", "longest HTTP header [16384]", server.header_bytes_max, 1024, 1 << 20);
+  add_number(command, "--max-header-size", "longest HTTP header [16384]", server.header_bytes_max, 1024, 1 << 20, "BYTES");
   add_seconds(command, "--header-timeout", "for a request's header to arrive [10]", server.header_timeout);
   add_seconds(command, "--body-timeout", "for its body [60]", server.body_timeout);
   add_seconds(command, "--keep-alive-timeout", "between two requests of a connection [75]", server.keep_alive_timeout);
   add_seconds(command, "--write-timeout", "for a client to take output; then it is cut [60]", server.write_timeout);
   add_seconds(command, "--ws-idle-timeout", "a WebSocket client is pinged after half of it, cut at the end [60]",
               server.websocket_idle_timeout);
-  add_number(command, "--drain-timeout", "SECONDS", "after SIGTERM: for running answers to end [30]", options.drain_s, 0, 86400);
+  add_number(command, "--drain-timeout", "after SIGTERM: for running answers to end [30]", options.drain_s, 0, 86400, "SECONDS");
   add_text(command, "--config", "FILE", "TOML: the options above and below; the command line wins",
            [&](std::string text) { options.config = std::move(text); });
 }

@@ -21,7 +21,7 @@ constexpr std::size_t kRowBlock = 2 * kBlockCols;  // bytes of a row of activati
   return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
-/// The u of column kByte of each dword, as floats; with kShift = 4 * nibble or 8 * byte.
+/// The u whose lowest bit is bit kShift of each dword, as floats.
 template <Storage kStorage, int kShift>
 [[gnu::always_inline]] inline __m512 unsigned_of(__m512i line) {
   const __m512i shifted = _mm512_srli_epi32(line, kShift);

@@ -38,7 +38,7 @@ std::unique_ptr<ServerFixture> ServerFixture::start(const ChangeServer& change_s
   const std::filesystem::path model =
       given != nullptr ? given : SPW_SOURCE_DIR "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
   if (!std::filesystem::exists(model)) {
-    WARN("no " << model << ": not tested; ./dev model fetches it");
+    WARN("skipped: no " << model << ": ./dev model fetches it");
     return nullptr;
   }
   spdlog::set_level(spdlog::level::warn);
