@@ -15,33 +15,39 @@ constexpr std::uint32_t kRowsPerClaim = 4;
 
 }  // namespace
 
-Forward::Input::Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision,
-                      bool rounds)
+Forward::Input::Input(std::size_t max_rows, std::size_t columns, bool quantizes, bool rounds)
     : rows(max_rows * columns),
       quantized(quantizes ? max_rows : 0, quantizes ? columns : 0),
       rounded(rounds && quantizes ? max_rows + kPromptRowsPadding : 0, columns * 2),
       cols(columns) {
-  if (quantizes && max_rows > 0) quantized.set_cols(columns, precision);
+  if (quantizes && max_rows > 0) quantized.set_cols(columns);
 }
 
 namespace {
-
-// int8 is too coarse for what comes out of a norm or of the MLP's gate: a few large values take the steps of
-// their 31 neighbours. What attention gives is even. Measured on SmolLM2: docs/decisions/008.
-constexpr Precision kNormedPrecision = Precision::kInt16;
-constexpr Precision kAttendedPrecision = Precision::kInt8;
-constexpr Precision kActivatedPrecision = Precision::kInt16;
 
 bool any_quantized(const HostModel& model, PackedProduct HostLayer::*product) {
   return std::any_of(model.layers.begin(), model.layers.end(),
                      [product](const HostLayer& layer) { return (layer.*product).needs_quantized(); });
 }
 
-std::size_t largest_panel(const HostModel& model, const PromptKernels& kernels) {
-  std::size_t bytes = 0;
+bool is_quantized(const HostModel& model) {
+  return any_quantized(model, &HostLayer::qkv) || any_quantized(model, &HostLayer::o) ||
+         any_quantized(model, &HostLayer::up) || any_quantized(model, &HostLayer::down);
+}
+
+const PromptKernels* prompt_products(const HostModel& model, CpuTarget target) {
+  const PromptKernels* kernels = is_quantized(model) ? prompt_kernels(target) : nullptr;
+  return kernels != nullptr && kernels->has_products() ? kernels : nullptr;
+}
+
+std::size_t largest_panel(const HostModel& model, const PromptKernels* prompt) {
+  std::size_t bytes = model.lm_head.panel_bytes(nullptr);
+  for (const PackedProduct* product : {&model.project_in, &model.project_out}) {
+    bytes = std::max(bytes, product->panel_bytes(nullptr));
+  }
   for (const HostLayer& layer : model.layers) {
     for (const PackedProduct* product : {&layer.qkv, &layer.o, &layer.up, &layer.down}) {
-      if (product->needs_quantized()) bytes = std::max(bytes, product->panel_bytes(kernels));
+      bytes = std::max(bytes, product->panel_bytes(prompt));
     }
   }
   return bytes;
@@ -57,11 +63,8 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
     : model_(model),
       layout_(layout),
       matmul_kernels_(matmul_kernels(target)),
-      prompt_kernels_(any_quantized(model, &HostLayer::qkv) || any_quantized(model, &HostLayer::o) ||
-                              any_quantized(model, &HostLayer::up) || any_quantized(model, &HostLayer::down)
-                          ? prompt_kernels(target)
-                          : nullptr),
-      prompt_attention_(can_attend_rounded(layout) ? prompt_kernels_ : nullptr),
+      prompt_kernels_(prompt_products(model, target)),
+      prompt_attention_(is_quantized(model) && can_attend_rounded(layout) ? prompt_kernels(target) : nullptr),
       attention_kernels_(attention_kernels(target)),
       row_kernels_(row_kernels(target)),
       hidden_(static_cast<std::size_t>(model.spec.hidden_size)),
@@ -70,8 +73,7 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       inner_(static_cast<std::size_t>(model.spec.intermediate_size)),
       vocab_(static_cast<std::size_t>(model.spec.vocab_size)),
       threads_(limits.threads),
-      panels_(prompt_kernels_ == nullptr ? 0 : limits.threads,
-              prompt_kernels_ == nullptr ? 0 : largest_panel(model, *prompt_kernels_)),
+      panels_(limits.threads, largest_panel(model, prompt_kernels_)),
       x_(limits.max_tokens * hidden_),
       y_(limits.max_tokens * hidden_),
       qkv_(limits.max_tokens * (q_size_ + 2 * kv_size_)),
@@ -82,15 +84,13 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       normed_(limits.max_tokens, hidden_,
               any_quantized(model, &HostLayer::qkv) || any_quantized(model, &HostLayer::up) ||
                   model.lm_head.needs_quantized() || model.project_out.needs_quantized(),
-              kNormedPrecision, prompt_kernels_ != nullptr),
-      attended_(limits.max_tokens, q_size_, any_quantized(model, &HostLayer::o), kAttendedPrecision,
-                prompt_kernels_ != nullptr),
-      activated_(limits.max_tokens, inner_, any_quantized(model, &HostLayer::down), kActivatedPrecision,
+              prompt_kernels_ != nullptr),
+      attended_(limits.max_tokens, q_size_, any_quantized(model, &HostLayer::o), prompt_kernels_ != nullptr),
+      activated_(limits.max_tokens, inner_, any_quantized(model, &HostLayer::down),
                  prompt_kernels_ != nullptr),
       embedded_(max_rows_for(!model.project_in.empty() || !model.project_out.empty(), limits.max_tokens),
                 static_cast<std::size_t>(model.spec.embedding_size),
-                model.project_in.needs_quantized() || model.lm_head.needs_quantized(), kNormedPrecision,
-                false) {
+                model.project_in.needs_quantized() || model.lm_head.needs_quantized(), false) {
   const std::uint32_t group = static_cast<std::uint32_t>(model.spec.num_heads) / layout.num_kv_heads;
   scratch_.reserve(threads_);
   for (std::uint32_t i = 0; i < threads_; ++i) scratch_.emplace_back(layout, group);
@@ -194,6 +194,7 @@ void Forward::multiply(TeamMember& member, const PackedProduct& product, const I
                        std::uint32_t rows, float* y, std::size_t y_stride) {
   Activations activations;
   if (product.needs_quantized()) activations.quantized = &input.quantized;
+  activations.panel = panels_.row(member.index());
   activations.x = input.rows.data();
   activations.x_stride = input.cols;
   matmul(member, matmul_kernels_, product, activations, rows, y, y_stride);
@@ -207,13 +208,13 @@ void Forward::multiply_tokens(TeamMember& member, const PackedProduct& product, 
     Activations activations;
     if (product.needs_quantized()) activations.quantized = &input.quantized;
     activations.first_quantized_row = run.first;
+    activations.panel = panels_.row(member.index());
     activations.x = input.rows.data() + run.first * input.cols;
     activations.x_stride = input.cols;
     if (run.prompt) {
       activations.prompt = prompt_kernels_;
       activations.rounded = &input.rounded;
       activations.first_rounded_row = run.first;
-      activations.panel = panels_.row(member.index());
     }
     matmul(member, matmul_kernels_, product, activations, run.rows, y + run.first * y_stride, y_stride);
   }

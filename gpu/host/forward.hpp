@@ -75,7 +75,7 @@ class Forward {
     QuantizedRows quantized;
     AlignedRows rounded;  // of prompt tokens, in bfloat16
     std::size_t cols;
-    Input(std::size_t max_rows, std::size_t columns, bool quantizes, Precision precision, bool rounds);
+    Input(std::size_t max_rows, std::size_t columns, bool quantizes, bool rounds);
     [[nodiscard]] float* row(std::size_t i) noexcept { return rows.data() + i * cols; }
   };
 

@@ -170,7 +170,7 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
         task.panel = activations.panel;
       } else if (part.matrix.quantized()) {
         task.quantized = activations.quantized->row(activations.first_quantized_row + first_row);
-        task.precision = activations.quantized->precision();
+        task.panel = activations.panel;
       } else {
         task.x = activations.x + first_row * activations.x_stride;
         task.x_stride = activations.x_stride;

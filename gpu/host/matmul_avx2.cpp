@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrix kernels with AVX2. A group's 16 rows are two vectors of 8 lanes. There is no int8 quad dot
 // product here; weights of 4 bits let pairs add up in 16 bits over a whole block without saturating (8 steps
-// of at most 2 * 15 * 127 = 30480), and weights of 8 bits are taken as two nibbles for the same reason.
+// of at most 2 * 15 * 128 = 30720), and weights of 8 bits are taken as two nibbles for the same reason.
 
 #include <immintrin.h>
 
@@ -73,16 +73,15 @@ void add_block(const std::byte* scales, __m128i zero_shift, const QuantizedBlock
   }
 }
 
-/// dot = 256 * dot + rest: the upper and the lower bytes of 16-bit activations.
-template <std::size_t kRows>
-[[gnu::always_inline]] inline void join(__m256i (&dot)[kRows], const __m256i (&rest)[kRows]) {
-  for (std::size_t r = 0; r < kRows; ++r) dot[r] = _mm256_add_epi32(_mm256_slli_epi32(dot[r], 8), rest[r]);
+/// dot += 256 * the sums of `pairs`: the products with outliers.
+[[gnu::always_inline]] inline void add_outliers(__m256i pairs, __m256i& dot) {
+  dot = _mm256_add_epi32(dot, _mm256_slli_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), 8));
 }
 
-/// One block of 4-bit weights times 32 activation bytes a row; the next row's lie `row_bytes` further.
+/// One block of 4-bit weights times 32 activations a row; the next row's lie `row_blocks` further.
 template <std::size_t kRows>
-[[gnu::always_inline]] inline void u4_dots(const std::byte* tile, const std::int8_t* x, std::size_t row_bytes,
-                                           __m256i (&dot)[2][kRows]) {
+[[gnu::always_inline]] inline void u4_dots(const std::byte* tile, const QuantizedBlock* x,
+                                           std::size_t row_blocks, __m256i (&dot)[2][kRows]) {
   const __m256i low_nibbles = _mm256_set1_epi8(15);
   __m256i pairs[2][kRows];  // 16 bits
 #pragma GCC unroll 8
@@ -93,7 +92,7 @@ template <std::size_t kRows>
       u[half] = _mm256_and_si256(j < 4 ? both : _mm256_srli_epi16(both, 4), low_nibbles);
     }
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m256i values = broadcast_dword(x + r * row_bytes + 4 * j);
+      const __m256i values = broadcast_dword(x[r * row_blocks].values + 4 * j);
       for (std::size_t half = 0; half < 2; ++half) {
         const __m256i pair = _mm256_maddubs_epi16(u[half], values);
         pairs[half][r] = j == 0 ? pair : _mm256_add_epi16(pairs[half][r], pair);
@@ -106,12 +105,27 @@ template <std::size_t kRows>
       dot[half][r] = _mm256_madd_epi16(pairs[half][r], _mm256_set1_epi16(1));
     }
   }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const QuantizedBlock& block = x[r * row_blocks];
+    __m256i upper[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (std::size_t o = 0; o < kOutlierFours; ++o) {
+      const std::size_t at = block.outlier_at[o];
+      const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(at / 256 * 4));
+      const __m256i values = broadcast_dword(block.outliers[o]);
+      for (std::size_t half = 0; half < 2; ++half) {
+        const __m256i both = load(tile + at % 256 + 32 * half);
+        const __m256i u = _mm256_and_si256(_mm256_srl_epi16(both, shift), low_nibbles);
+        upper[half] = _mm256_add_epi16(upper[half], _mm256_maddubs_epi16(u, values));
+      }
+    }
+    for (std::size_t half = 0; half < 2; ++half) add_outliers(upper[half], dot[half][r]);
+  }
 }
 
-/// One block of half a group of 8-bit weights times 32 activation bytes a row.
+/// One block of half a group of 8-bit weights times 32 activations a row.
 template <std::size_t kRows>
-[[gnu::always_inline]] inline void u8_dots(const std::byte* tile, const std::int8_t* x, std::size_t row_bytes,
-                                           __m256i (&dot)[kRows]) {
+[[gnu::always_inline]] inline void u8_dots(const std::byte* tile, const QuantizedBlock* x,
+                                           std::size_t row_blocks, __m256i (&dot)[kRows]) {
   const __m256i low_nibbles = _mm256_set1_epi8(15);
   __m256i low_pairs[kRows];
   __m256i high_pairs[kRows];
@@ -121,7 +135,7 @@ template <std::size_t kRows>
     const __m256i low = _mm256_and_si256(both, low_nibbles);
     const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_nibbles);
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m256i values = broadcast_dword(x + r * row_bytes + 4 * j);
+      const __m256i values = broadcast_dword(x[r * row_blocks].values + 4 * j);
       const __m256i low_pair = _mm256_maddubs_epi16(low, values);
       const __m256i high_pair = _mm256_maddubs_epi16(high, values);
       low_pairs[r] = j == 0 ? low_pair : _mm256_add_epi16(low_pairs[r], low_pair);
@@ -132,10 +146,22 @@ template <std::size_t kRows>
     dot[r] = _mm256_add_epi32(_mm256_madd_epi16(low_pairs[r], _mm256_set1_epi16(1)),
                               _mm256_madd_epi16(high_pairs[r], _mm256_set1_epi16(16)));
   }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const QuantizedBlock& block = x[r * row_blocks];
+    for (std::size_t o = 0; o < kOutlierFours; ++o) {
+      const __m256i values = broadcast_dword(block.outliers[o]);
+      const __m256i both = load(tile + block.outlier_at[o]);
+      const __m256i low = _mm256_and_si256(both, low_nibbles);
+      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_nibbles);
+      const __m256i low_sums = _mm256_madd_epi16(_mm256_maddubs_epi16(low, values), _mm256_set1_epi16(1));
+      const __m256i high_sums = _mm256_madd_epi16(_mm256_maddubs_epi16(high, values), _mm256_set1_epi16(16));
+      dot[r] = _mm256_add_epi32(dot[r], _mm256_slli_epi32(_mm256_add_epi32(low_sums, high_sums), 8));
+    }
+  }
 }
 
 /// kRows activation rows from `first_row` times one group of 4-bit weights.
-template <bool kHasMin, Precision kPrecision, std::size_t kRows>
+template <bool kHasMin, std::size_t kRows>
 void u4_group(const MatmulTask& task, std::size_t first_row, std::size_t group, std::size_t prefetch_bytes) {
   constexpr std::size_t kTileBytes = 256 + kScaleBytes<kHasMin>;
   const std::size_t blocks = task.cols / kBlockCols;
@@ -149,12 +175,7 @@ void u4_group(const MatmulTask& task, std::size_t first_row, std::size_t group, 
   for (std::size_t b = 0; b < blocks; ++b, tile += kTileBytes, ++x) {
     if (prefetch_bytes != 0) prefetch<kTileBytes>(tile + prefetch_bytes);
     __m256i dot[2][kRows];
-    u4_dots<kRows>(tile, x->values, blocks * sizeof(QuantizedBlock), dot);
-    if constexpr (kPrecision == Precision::kInt16) {
-      __m256i rest[2][kRows];
-      u4_dots<kRows>(tile, x->residuals, blocks * sizeof(QuantizedBlock), rest);
-      for (std::size_t half = 0; half < 2; ++half) join<kRows>(dot[half], rest[half]);
-    }
+    u4_dots<kRows>(tile, x, blocks, dot);
     for (std::size_t half = 0; half < 2; ++half) {
       add_block<kHasMin>(tile + 256 + 16 * half, zero_shift, x, blocks, dot[half], sum[half]);
     }
@@ -167,7 +188,7 @@ void u4_group(const MatmulTask& task, std::size_t first_row, std::size_t group, 
 }
 
 /// kRows activation rows from `first_row` times one half (8 rows) of a group of 8-bit weights.
-template <bool kHasMin, Precision kPrecision, std::size_t kRows>
+template <bool kHasMin, std::size_t kRows>
 void u8_half(const MatmulTask& task, std::size_t first_row, std::size_t group, std::size_t half,
              std::size_t prefetch_bytes) {
   constexpr std::size_t kTileBytes = 512 + kScaleBytes<kHasMin>;
@@ -181,12 +202,7 @@ void u8_half(const MatmulTask& task, std::size_t first_row, std::size_t group, s
   for (std::size_t b = 0; b < blocks; ++b, tile += kTileBytes, ++x) {
     if (prefetch_bytes != 0 && half == 0) prefetch<kTileBytes>(tile + prefetch_bytes);
     __m256i dot[kRows];
-    u8_dots<kRows>(tile + 32 * half, x->values, blocks * sizeof(QuantizedBlock), dot);
-    if constexpr (kPrecision == Precision::kInt16) {
-      __m256i rest[kRows];
-      u8_dots<kRows>(tile + 32 * half, x->residuals, blocks * sizeof(QuantizedBlock), rest);
-      join<kRows>(dot, rest);
-    }
+    u8_dots<kRows>(tile + 32 * half, x, blocks, dot);
     add_block<kHasMin>(tile + 512 + 16 * half, zero_shift, x, blocks, dot, sum);
   }
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -194,45 +210,39 @@ void u8_half(const MatmulTask& task, std::size_t first_row, std::size_t group, s
   }
 }
 
-template <Storage kStorage, bool kHasMin, Precision kPrecision, std::size_t kRows>
+template <Storage kStorage, bool kHasMin, std::size_t kRows>
 void quantized_group(const MatmulTask& task, std::size_t first_row, std::size_t group, std::size_t ahead) {
   if constexpr (kStorage == Storage::kU4) {
-    u4_group<kHasMin, kPrecision, kRows>(task, first_row, group, ahead);
+    u4_group<kHasMin, kRows>(task, first_row, group, ahead);
   } else {
-    u8_half<kHasMin, kPrecision, kRows>(task, first_row, group, 0, ahead);
-    u8_half<kHasMin, kPrecision, kRows>(task, first_row, group, 1, 0);
-  }
-}
-
-template <Storage kStorage, bool kHasMin, Precision kPrecision>
-void product_of(const MatmulTask& task) {
-  for (std::size_t group = 0; group < task.group_count; ++group) {
-    // The first pass fetches from memory, the others find the group in the cache.
-    std::size_t ahead = kPrefetchBytes;
-    std::size_t row = 0;
-    for (; row + kRowsPerPass <= task.rows; row += kRowsPerPass, ahead = 0) {
-      quantized_group<kStorage, kHasMin, kPrecision, kRowsPerPass>(task, row, group, ahead);
-    }
-    switch (task.rows - row) {
-      case 1:
-        quantized_group<kStorage, kHasMin, kPrecision, 1>(task, row, group, ahead);
-        break;
-      case 2:
-        quantized_group<kStorage, kHasMin, kPrecision, 2>(task, row, group, ahead);
-        break;
-      case 3:
-        quantized_group<kStorage, kHasMin, kPrecision, 3>(task, row, group, ahead);
-        break;
-      default:
-        break;
-    }
+    u8_half<kHasMin, kRows>(task, first_row, group, 0, ahead);
+    u8_half<kHasMin, kRows>(task, first_row, group, 1, 0);
   }
 }
 
 template <Storage kStorage, bool kHasMin>
 void quantized_product(const MatmulTask& task) {
-  return task.precision == Precision::kInt16 ? product_of<kStorage, kHasMin, Precision::kInt16>(task)
-                                             : product_of<kStorage, kHasMin, Precision::kInt8>(task);
+  for (std::size_t group = 0; group < task.group_count; ++group) {
+    // The first pass fetches from memory, the others find the group in the cache.
+    std::size_t ahead = kPrefetchBytes;
+    std::size_t row = 0;
+    for (; row + kRowsPerPass <= task.rows; row += kRowsPerPass, ahead = 0) {
+      quantized_group<kStorage, kHasMin, kRowsPerPass>(task, row, group, ahead);
+    }
+    switch (task.rows - row) {
+      case 1:
+        quantized_group<kStorage, kHasMin, 1>(task, row, group, ahead);
+        break;
+      case 2:
+        quantized_group<kStorage, kHasMin, 2>(task, row, group, ahead);
+        break;
+      case 3:
+        quantized_group<kStorage, kHasMin, 3>(task, row, group, ahead);
+        break;
+      default:
+        break;
+    }
+  }
 }
 
 template <Storage kStorage>
@@ -291,11 +301,34 @@ void float_product(const MatmulTask& task) {
   for (; row < task.rows; ++row) float_pass<kStorage, 1, 4>(task, row);
 }
 
-std::uint32_t largest_lane(__m256i v) {
-  __m128i m = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
-  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
-  return static_cast<std::uint32_t>(_mm_cvtsi128_si32(m));
+/// The largest lane, in all lanes.
+__m256i largest_lane(__m256i v) {
+  v = _mm256_max_epu32(v, _mm256_permute2x128_si256(v, v, 1));
+  v = _mm256_max_epu32(v, _mm256_shuffle_epi32(v, 0x4e));
+  return _mm256_max_epu32(v, _mm256_shuffle_epi32(v, 0xb1));
+}
+
+float as_float(std::uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// The largest magnitude of each four of a block, as integers: they order like floats, and NaN ranks above
+/// infinity: it ends in the scale, not unseen.
+__m256i largest_of_fours(const __m256 (&v)[4]) {
+  const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
+  __m256i fours[4];  // 128-bit half h of vector i holds the largest of four 2i + h, in all its lanes
+  for (std::size_t i = 0; i < 4; ++i) {
+    fours[i] = _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude_bits);
+    fours[i] = _mm256_max_epu32(fours[i], _mm256_shuffle_epi32(fours[i], 0xb1));
+    fours[i] = _mm256_max_epu32(fours[i], _mm256_shuffle_epi32(fours[i], 0x4e));
+  }
+  // Halves now hold the fours (0 2 4 6) and (1 3 5 7).
+  const __m256i pairs = _mm256_blend_epi32(fours[0], fours[1], 0x22);
+  const __m256i more = _mm256_blend_epi32(fours[2], fours[3], 0x88);
+  const __m256i mixed = _mm256_blend_epi32(pairs, more, 0xcc);
+  return _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 int sum_of_lanes(__m256i v) {
@@ -312,43 +345,45 @@ void store_bytes(const __m256i (&q)[4], std::int8_t* bytes) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), ordered);
 }
 
-void quantize_row(const float* x, std::size_t cols, Precision precision, QuantizedBlock* blocks) {
-  const float top = precision == Precision::kInt16 ? 127.0f * 256.0f : 127.0f;
-  const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
+void quantize_row(const float* x, std::size_t cols, QuantizedBlock* blocks) {
+  const __m256i ranks = _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0);
   for (std::size_t b = 0; b < cols / kBlockCols; ++b, x += kBlockCols) {
     QuantizedBlock& block = blocks[b];
     __m256 v[4];
-    // As integers magnitudes order like floats, and NaN ranks above infinity: it ends in the scale, not
-    // unseen.
-    __m256i largest = _mm256_setzero_si256();
-    for (std::size_t i = 0; i < 4; ++i) {
-      v[i] = _mm256_loadu_ps(x + 8 * i);
-      largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude_bits));
+    for (std::size_t i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
+    __m256i keys = _mm256_or_si256(_mm256_andnot_si256(_mm256_set1_epi32(7), largest_of_fours(v)), ranks);
+    std::uint32_t key[kOutlierFours + 1];
+    for (std::uint32_t& k : key) {
+      const __m256i largest = largest_lane(keys);
+      k = static_cast<std::uint32_t>(_mm256_cvtsi256_si32(largest));
+      keys = _mm256_andnot_si256(_mm256_cmpeq_epi32(keys, largest), keys);
     }
-    const std::uint32_t amax_bits = largest_lane(largest);
-    float amax;
-    __builtin_memcpy(&amax, &amax_bits, sizeof amax);
-    const bool zero = amax < 1e-30f;  // false for NaN
-    const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : top / amax);
-    __m256i q[4];
-    for (std::size_t i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    const float amax = as_float(key[0] | 7);
+    const float rest = as_float(key[kOutlierFours] | 7);
+    const float least = amax * (1.0f / 256.0f);
+    const float top = least <= rest ? rest : least;  // NaN wins
+    const bool zero = amax < 1e-30f;                 // false for NaN
+    const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : 127.0f / top);
+    __m256i q[4], rounded[4];
+    for (std::size_t i = 0; i < 4; ++i) {
+      q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+      rounded[i] = _mm256_srai_epi32(_mm256_add_epi32(q[i], _mm256_set1_epi32(128)), 8);
+    }
     const int sum =
         sum_of_lanes(_mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3])));
-    __m256i rest[4];
-    for (std::size_t i = 0; i < 4; ++i) {
-      rest[i] = _mm256_setzero_si256();
-      if (precision == Precision::kInt16) {
-        const __m256i upper = _mm256_srai_epi32(_mm256_add_epi32(q[i], _mm256_set1_epi32(128)), 8);
-        rest[i] = _mm256_sub_epi32(q[i], _mm256_slli_epi32(upper, 8));
-        q[i] = upper;
-      }
-    }
+    alignas(32) std::int8_t upper[kBlockCols];
+    store_bytes(rounded, upper);
+    for (std::size_t i = 0; i < 4; ++i) q[i] = _mm256_sub_epi32(q[i], _mm256_slli_epi32(rounded[i], 8));
     store_bytes(q, block.values);
-    store_bytes(rest, block.residuals);
-    block.scale = zero ? 0.0f : amax * (1.0f / top);
+    for (std::size_t o = 0; o < kOutlierFours; ++o) {
+      const std::uint32_t four = 7 - (key[o] & 7);
+      __builtin_memcpy(block.outliers[o], upper + kFour * four, kFour);
+      block.outlier_at[o] = static_cast<std::uint16_t>(64 * four);
+    }
+    block.scale = zero ? 0.0f : top * (1.0f / 127.0f);
     block.scaled_sum = block.scale * static_cast<float>(sum);
     block.negative_sum = static_cast<int>(0u - static_cast<unsigned>(sum));  // NaN gives INT_MIN
-    block.unused = 0;
+    block.unused[0] = block.unused[1] = 0;
   }
 }
 

@@ -4,14 +4,14 @@
 // groups: what is unpacked serves four rows and what is broadcast three groups, and the 24 sums fit the
 // registers.
 //
-// For a block of 32 columns, 16 outputs and one activation row this is 8 dot products, 1 conversion, 1
-// product and 1 or 2 multiply-adds: where dot products and multiply-adds share their units (Zen 4), 8/11
-// (with stored minimum) or 8/10 of the dot product peak is the limit. Activations of 16 bits double the dot
-// products and add a shift.
+// For a block of 32 columns, 16 outputs and one activation row this is 10 dot products (two for outliers), 1
+// conversion, 1 product and 1 or 2 multiply-adds: where dot products and multiply-adds share their units (Zen
+// 4), 8/13 (with stored minimum) or 8/12 of the dot product peak is the limit.
 
 #include <immintrin.h>
 
 #include "gpu/host/matmul_kernels.hpp"
+#include "gpu/host/quantize_avx512.inl"
 
 namespace spillway::gpu::host {
 
@@ -20,6 +20,20 @@ namespace {
 constexpr std::size_t kRowsPerPass = 4;
 /// With few rows the limit is the memory; hardware prefetchers stop at 4 KiB pages, this does not.
 constexpr std::size_t kPrefetchBytes = 6144;
+
+/// What a pass fetches meanwhile: `bytes` from `next` on with its first block, then those after.
+struct Ahead {
+  const std::byte* next = nullptr;  // null: nothing
+  std::size_t bytes = 0;
+
+  void fetch() {
+    if (next == nullptr) return;
+    for (std::size_t line = 0; line < bytes; line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
+    }
+    next += bytes;
+  }
+};
 
 __mmask16 lanes_of(std::size_t outputs) {
   return outputs >= kGroupRows ? __mmask16{0xffff} : static_cast<__mmask16>((1u << outputs) - 1);
@@ -38,10 +52,11 @@ __m512i broadcast_dword(const std::int8_t* values) {
   return _mm512_set1_epi32(dword);
 }
 
-/// Adds one block's products with 32 activation bytes a row; the next row's lie `row_bytes` further.
+/// One block's dot products with the values of kRows activation rows; the next row's lie `row_blocks`
+/// further.
 template <Storage kStorage, std::size_t kRows, std::size_t kGroups>
 [[gnu::always_inline]] inline void add_dots(const std::byte* tile, std::size_t group_bytes,
-                                            const std::int8_t* x, std::size_t row_bytes,
+                                            const QuantizedBlock* x, std::size_t row_blocks,
                                             __m512i (&dot)[kGroups][kRows]) {
   const __m512i low_nibbles = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
@@ -58,21 +73,47 @@ template <Storage kStorage, std::size_t kRows, std::size_t kGroups>
       }
     }
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i values = broadcast_dword(x + r * row_bytes + 4 * j);
+      const __m512i values = broadcast_dword(x[r * row_blocks].values + 4 * j);
       for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_dpbusd_epi32(dot[g][r], low[g], values);
     }
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i values = broadcast_dword(x + r * row_bytes + 16 + 4 * j);
+      const __m512i values = broadcast_dword(x[r * row_blocks].values + 16 + 4 * j);
       for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_dpbusd_epi32(dot[g][r], high[g], values);
     }
   }
 }
 
-/// kRows activation rows from `first_row` times kGroups groups from `first_group`. Prefetches what lies
-/// `prefetch_bytes` ahead, unless that is 0.
-template <Storage kStorage, bool kHasMin, Precision kPrecision, std::size_t kRows, std::size_t kGroups>
-void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t first_group,
-                      std::size_t prefetch_bytes) {
+/// The weights of the four at `at`, a byte each.
+template <Storage kStorage>
+[[gnu::always_inline]] inline __m512i outlier_weights(const std::byte* tile, std::size_t at) {
+  if constexpr (kStorage == Storage::kU8) return _mm512_loadu_si512(tile + at);
+  alignas(16) static constexpr std::uint64_t kShifts[2][2] = {{0, 0}, {4, 0}};  // upper fours: upper nibbles
+  const __m128i shift = _mm_load_si128(reinterpret_cast<const __m128i*>(kShifts[at / 256]));
+  return _mm512_and_si512(_mm512_srl_epi16(_mm512_loadu_si512(tile + at % 256), shift), _mm512_set1_epi8(15));
+}
+
+/// dot = 256 * the products with the rows' outliers.
+template <Storage kStorage, std::size_t kRows, std::size_t kGroups>
+[[gnu::always_inline]] inline void start_with_outliers(const std::byte* tile, std::size_t group_bytes,
+                                                       const QuantizedBlock* x, std::size_t row_blocks,
+                                                       __m512i (&dot)[kGroups][kRows]) {
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const QuantizedBlock& block = x[r * row_blocks];
+    for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_setzero_si512();
+    for (std::size_t o = 0; o < kOutlierFours; ++o) {
+      const __m512i values = broadcast_dword(block.outliers[o]);
+      for (std::size_t g = 0; g < kGroups; ++g) {
+        const __m512i weights = outlier_weights<kStorage>(tile + g * group_bytes, block.outlier_at[o]);
+        dot[g][r] = _mm512_dpbusd_epi32(dot[g][r], weights, values);
+      }
+    }
+    for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_slli_epi32(dot[g][r], 8);
+  }
+}
+
+/// kRows activation rows from `first_row` times kGroups groups from `first_group`.
+template <Storage kStorage, bool kHasMin, std::size_t kRows, std::size_t kGroups>
+void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead ahead) {
   constexpr std::size_t kQuantBytes = kStorage == Storage::kU4 ? 256 : 512;
   constexpr std::size_t kTileBytes = kQuantBytes + (kHasMin ? 64 : 32);
   const std::size_t blocks = task.cols / kBlockCols;
@@ -85,33 +126,16 @@ void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t
     for (std::size_t r = 0; r < kRows; ++r) sum[g][r] = _mm512_setzero_ps();
   }
   for (std::size_t b = 0; b < blocks; ++b, tile += kTileBytes, ++x) {
-    if (prefetch_bytes != 0) {
-      for (std::size_t g = 0; g < kGroups; ++g) {
-        const auto* ahead = reinterpret_cast<const char*>(tile + g * group_bytes + prefetch_bytes);
-        for (std::size_t line = 0; line < kTileBytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
-      }
-    }
+    ahead.fetch();
     __m512i dot[kGroups][kRows];
-    for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i start = kHasMin || kPrecision == Precision::kInt16
-                                ? _mm512_setzero_si512()
-                                : _mm512_sll_epi32(_mm512_set1_epi32(x[r * blocks].negative_sum), zero_shift);
-      for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = start;
-    }
-    add_dots<kStorage, kRows, kGroups>(tile, group_bytes, x->values, blocks * sizeof(QuantizedBlock), dot);
-    if constexpr (kPrecision == Precision::kInt16) {
+    start_with_outliers<kStorage, kRows, kGroups>(tile, group_bytes, x, blocks, dot);
+    if constexpr (!kHasMin) {
       for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512i start =
-            kHasMin ? _mm512_setzero_si512()
-                    : _mm512_sll_epi32(_mm512_set1_epi32(x[r * blocks].negative_sum), zero_shift);
-        for (std::size_t g = 0; g < kGroups; ++g) {
-          dot[g][r] = _mm512_slli_epi32(dot[g][r], 8);
-          if constexpr (!kHasMin) dot[g][r] = _mm512_add_epi32(dot[g][r], start);
-        }
+        const __m512i zero = _mm512_sll_epi32(_mm512_set1_epi32(x[r * blocks].negative_sum), zero_shift);
+        for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_add_epi32(dot[g][r], zero);
       }
-      add_dots<kStorage, kRows, kGroups>(tile, group_bytes, x->residuals, blocks * sizeof(QuantizedBlock),
-                                         dot);
     }
+    add_dots<kStorage, kRows, kGroups>(tile, group_bytes, x, blocks, dot);
     for (std::size_t g = 0; g < kGroups; ++g) {
       const auto* scales = reinterpret_cast<const __m256i*>(tile + g * group_bytes + kQuantBytes);
       const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256(scales));
@@ -133,58 +157,94 @@ void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t
 }
 
 /// Up to kRowsPerPass rows from `first_row`.
-template <Storage kStorage, bool kHasMin, Precision kPrecision, std::size_t kGroups>
-void quantized_pass(const MatmulTask& task, std::size_t first_row, std::size_t first_group,
-                    std::size_t ahead) {
+template <Storage kStorage, bool kHasMin, std::size_t kGroups>
+void quantized_pass(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead ahead) {
   switch (task.rows - first_row) {
     case 0:
       return;
     case 1:
-      return quantized_groups<kStorage, kHasMin, kPrecision, 1, kGroups>(task, first_row, first_group, ahead);
+      return quantized_groups<kStorage, kHasMin, 1, kGroups>(task, first_row, first_group, ahead);
     case 2:
-      return quantized_groups<kStorage, kHasMin, kPrecision, 2, kGroups>(task, first_row, first_group, ahead);
+      return quantized_groups<kStorage, kHasMin, 2, kGroups>(task, first_row, first_group, ahead);
     case 3:
-      return quantized_groups<kStorage, kHasMin, kPrecision, 3, kGroups>(task, first_row, first_group, ahead);
+      return quantized_groups<kStorage, kHasMin, 3, kGroups>(task, first_row, first_group, ahead);
     default:
-      return quantized_groups<kStorage, kHasMin, kPrecision, 4, kGroups>(task, first_row, first_group, ahead);
+      return quantized_groups<kStorage, kHasMin, 4, kGroups>(task, first_row, first_group, ahead);
   }
 }
 
-/// All rows times kGroups groups, which stay in the cache meanwhile. The first pass fetches the next groups.
-template <Storage kStorage, bool kHasMin, Precision kPrecision, std::size_t kGroups>
-void quantized_rows(const MatmulTask& task, std::size_t first_group) {
-  std::size_t ahead = kGroups * task.group_bytes;
-  for (std::size_t row = 0; row < task.rows; row += kRowsPerPass, ahead = 0) {
-    quantized_pass<kStorage, kHasMin, kPrecision, kGroups>(task, row, first_group, ahead);
+/// All rows times kGroups groups, which stay in the cache meanwhile. The first pass fetches what lies
+/// `ahead`.
+template <Storage kStorage, bool kHasMin, std::size_t kGroups>
+void quantized_rows(const MatmulTask& task, std::size_t first_group, Ahead ahead) {
+  for (std::size_t row = 0; row < task.rows; row += kRowsPerPass, ahead = {}) {
+    quantized_pass<kStorage, kHasMin, kGroups>(task, row, first_group, ahead);
   }
 }
 
-template <Storage kStorage, bool kHasMin, Precision kPrecision>
-void product_of(const MatmulTask& task) {
-  std::size_t group = 0;
-  if (task.rows <= kRowsPerPass) {  // bound by memory: read it in one stream
-    for (; group < task.group_count; ++group) {
-      quantized_pass<kStorage, kHasMin, kPrecision, 1>(task, 0, group, kPrefetchBytes);
+/// Copies kGroups groups of 4-bit weights as kU8 tiles, one group after the other.
+template <bool kHasMin>
+void unpack_groups(const MatmulTask& task, std::size_t first_group, std::size_t groups) {
+  constexpr std::size_t kScaleBytes = kHasMin ? 64 : 32;
+  const __m512i low_nibbles = _mm512_set1_epi8(15);
+  std::byte* to = task.panel;
+  for (std::size_t g = first_group; g < first_group + groups; ++g) {
+    const std::byte* tile = task.groups + g * task.group_bytes;
+    for (std::size_t b = 0; b < task.cols / kBlockCols; ++b, tile += 256 + kScaleBytes) {
+      for (std::size_t j = 0; j < 4; ++j) {
+        const __m512i both = _mm512_loadu_si512(tile + 64 * j);
+        _mm512_storeu_si512(to + 64 * j, _mm512_and_si512(both, low_nibbles));
+        _mm512_storeu_si512(to + 256 + 64 * j, _mm512_and_si512(_mm512_srli_epi16(both, 4), low_nibbles));
+      }
+      __builtin_memcpy(to + 512, tile + 256, kScaleBytes);
+      to += 512 + kScaleBytes;
     }
-    return;
   }
-  for (; group + kGroupsPerPass <= task.group_count; group += kGroupsPerPass) {
-    quantized_rows<kStorage, kHasMin, kPrecision, kGroupsPerPass>(task, group);
+}
+
+/// All rows times kGroups groups: 4-bit weights are unpacked once for all of them.
+template <Storage kStorage, bool kHasMin, std::size_t kGroups>
+void many_rows(const MatmulTask& task, std::size_t first_group) {
+  const std::size_t blocks = task.cols / kBlockCols;
+  const Ahead next_groups{task.groups + (first_group + kGroups) * task.group_bytes,
+                          kGroups * task.group_bytes / blocks};
+  if constexpr (kStorage == Storage::kU4) {
+    if (task.panel != nullptr) {
+      unpack_groups<kHasMin>(task, first_group, kGroups);
+      MatmulTask unpacked = task;
+      unpacked.groups = task.panel;
+      unpacked.group_bytes = blocks * (512 + (kHasMin ? 64 : 32));
+      unpacked.outputs = task.outputs - first_group * kGroupRows;
+      unpacked.y = task.y + first_group * kGroupRows;
+      unpacked.bias = task.bias == nullptr ? nullptr : task.bias + first_group * kGroupRows;
+      return quantized_rows<Storage::kU8, kHasMin, kGroups>(unpacked, 0, next_groups);
+    }
   }
-  switch (task.group_count - group) {
-    case 1:
-      return quantized_rows<kStorage, kHasMin, kPrecision, 1>(task, group);
-    case 2:
-      return quantized_rows<kStorage, kHasMin, kPrecision, 2>(task, group);
-    default:
-      return;
-  }
+  quantized_rows<kStorage, kHasMin, kGroups>(task, first_group, next_groups);
 }
 
 template <Storage kStorage, bool kHasMin>
 void quantized_product(const MatmulTask& task) {
-  return task.precision == Precision::kInt16 ? product_of<kStorage, kHasMin, Precision::kInt16>(task)
-                                             : product_of<kStorage, kHasMin, Precision::kInt8>(task);
+  std::size_t group = 0;
+  const std::size_t tile_bytes = task.group_bytes / (task.cols / kBlockCols);
+  if (task.rows <= kRowsPerPass) {  // bound by memory: read it in one stream
+    for (; group < task.group_count; ++group) {
+      const std::byte* tile = task.groups + group * task.group_bytes;
+      quantized_pass<kStorage, kHasMin, 1>(task, 0, group, {tile + kPrefetchBytes, tile_bytes});
+    }
+    return;
+  }
+  for (; group + kGroupsPerPass <= task.group_count; group += kGroupsPerPass) {
+    many_rows<kStorage, kHasMin, kGroupsPerPass>(task, group);
+  }
+  switch (task.group_count - group) {
+    case 1:
+      return many_rows<kStorage, kHasMin, 1>(task, group);
+    case 2:
+      return many_rows<kStorage, kHasMin, 2>(task, group);
+    default:
+      return;
+  }
 }
 
 template <Storage kStorage>
@@ -242,44 +302,6 @@ void float_product(const MatmulTask& task) {
   for (; row + 4 <= task.rows; row += 4) float_pass<kStorage, 4, 2>(task, row);
   for (; row + 2 <= task.rows; row += 2) float_pass<kStorage, 2, 4>(task, row);
   for (; row < task.rows; ++row) float_pass<kStorage, 1, 8>(task, row);
-}
-
-void store_bytes(__m512i q, Precision precision, std::int8_t* values, std::int8_t* residuals) {
-  __m512i upper = q, rest = _mm512_setzero_si512();
-  if (precision == Precision::kInt16) {
-    upper = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-    rest = _mm512_sub_epi32(q, _mm512_slli_epi32(upper, 8));
-  }
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), _mm512_cvtepi32_epi8(upper));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(residuals), _mm512_cvtepi32_epi8(rest));
-}
-
-void quantize_row(const float* x, std::size_t cols, Precision precision, QuantizedBlock* blocks) {
-  const float top = precision == Precision::kInt16 ? 127.0f * 256.0f : 127.0f;
-  const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
-  for (std::size_t b = 0; b < cols / kBlockCols; ++b, x += kBlockCols) {
-    QuantizedBlock& block = blocks[b];
-    const __m512 first = _mm512_loadu_ps(x);
-    const __m512 second = _mm512_loadu_ps(x + 16);
-    // As integers magnitudes order like floats, and NaN ranks above infinity: it ends in the scale, not
-    // unseen.
-    const __m512i largest = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(first), magnitude_bits),
-                                             _mm512_and_si512(_mm512_castps_si512(second), magnitude_bits));
-    const std::uint32_t amax_bits = _mm512_reduce_max_epu32(largest);
-    float amax;
-    __builtin_memcpy(&amax, &amax_bits, sizeof amax);
-    const bool zero = amax < 1e-30f;  // false for NaN
-    const __m512 inverse = _mm512_set1_ps(zero ? 0.0f : top / amax);
-    const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(first, inverse));
-    const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(second, inverse));
-    store_bytes(low, precision, block.values, block.residuals);
-    store_bytes(high, precision, block.values + 16, block.residuals + 16);
-    const int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
-    block.scale = zero ? 0.0f : amax * (1.0f / top);
-    block.scaled_sum = block.scale * static_cast<float>(sum);
-    block.negative_sum = static_cast<int>(0u - static_cast<unsigned>(sum));  // NaN gives INT_MIN
-    block.unused = 0;
-  }
 }
 
 }  // namespace

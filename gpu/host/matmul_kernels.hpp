@@ -8,7 +8,7 @@
 // output rows and no kernel ever sums across lanes. Within a group, columns follow one another:
 //   quantized: tiles of 32 columns. w = d * u + m with u unsigned.
 //     kU4: 256 B; byte 64*j + 4*r + i holds column 4*j+i of row r in its low nibble, column 16+4*j+i in the
-//     high kU8: 512 B; byte 64*j + 4*r + i holds column 4*j+i of row r then 16 x fp16 d, then (only when
+//     high. kU8: 512 B; byte 64*j + 4*r + i holds column 4*j+i of row r. Then 16 x fp16 d, then (only when
 //     has_min) 16 x fp16 m. Without has_min, m = -(1 << zero_shift) * d.
 //   floats: one column of 16 rows after the other, in the stored type.
 
@@ -24,19 +24,22 @@ inline constexpr std::size_t kGroupsPerPass = 3;
 
 enum class Storage : std::uint8_t { kU4, kU8, kF32, kF16, kBF16 };
 
-/// How finely activations are cut: see quantized_rows.hpp.
-enum class Precision : std::uint8_t { kInt8, kInt16 };
+/// Columns that one lane of a dot product takes, and how many such fours of a block may hold outliers.
+inline constexpr std::size_t kFour = 4;
+inline constexpr std::size_t kOutlierFours = 2;
 
-/// 32 activations of one row as integers q; see quantized_rows.hpp. One stream and one pointer a row for the
-/// kernels.
-struct QuantizedBlock {
-  std::int8_t values[kBlockCols];     // kInt8: q; kInt16: its upper byte, q = 256 * values + residuals
-  std::int8_t residuals[kBlockCols];  // kInt16 only
+/// 32 activations of one row as integers q; see quantized_rows.hpp. q = values, plus 256 * outliers in the
+/// fours that have them. One cache line, one stream and one pointer a row for the kernels.
+struct alignas(64) QuantizedBlock {
+  std::int8_t values[kBlockCols];
+  std::int8_t outliers[kOutlierFours][kFour];
+  std::uint16_t outlier_at[kOutlierFours];  // 64 * index of the four in the block: its place in a kU8 tile
   float scale;
   float scaled_sum;           // scale * sum(q), for the m of a block of weights
   std::int32_t negative_sum;  // -sum(q), for the zero point
-  std::int32_t unused;
+  std::int32_t unused[2];
 };
+static_assert(sizeof(QuantizedBlock) == 64);
 
 /// Consecutive groups of one packed matrix times some rows of activations.
 struct MatmulTask {
@@ -47,7 +50,6 @@ struct MatmulTask {
   std::size_t cols = 0;
   std::uint8_t zero_shift = 0;                // quantized without has_min
   const QuantizedBlock* quantized = nullptr;  // quantized weights: [rows, cols / 32], contiguous
-  Precision precision = Precision::kInt8;     // of `quantized`
   const float* x = nullptr;                   // float weights: [rows, cols], row stride x_stride
   std::size_t x_stride = 0;
   std::size_t rows = 0;         // activation rows
@@ -55,8 +57,15 @@ struct MatmulTask {
   float* y = nullptr;           // [rows, outputs], row stride y_stride
   std::size_t y_stride = 0;
   const std::byte* rounded = nullptr;  // prompt kernels: [rows, cols] bfloat16, contiguous, on cache lines
-  std::byte* panel = nullptr;          // prompt kernels: working memory, see prompt_kernels.hpp
+  /// Working memory on a cache line: for quantized kernels unpacked_bytes(cols) or null, which is slower with
+  /// many rows; for prompt kernels see prompt_kernels.hpp.
+  std::byte* panel = nullptr;
 };
+
+/// The groups of a pass with a byte a weight, as kU8 tiles.
+constexpr std::size_t unpacked_bytes(std::size_t cols) {
+  return kGroupsPerPass * (cols / kBlockCols) * (512 + 64);
+}
 
 /// One target's kernels. For each (row, output) the sequence of operations is the same whatever the task's
 /// shape, so a result does not depend on batch, chunk or thread count.
@@ -70,8 +79,7 @@ struct MatmulKernels {
   Product f16 = nullptr;
   Product bf16 = nullptr;
   /// blocks [cols / 32]
-  void (*quantize_row)(const float* x, std::size_t cols, Precision precision,
-                       QuantizedBlock* blocks) = nullptr;
+  void (*quantize_row)(const float* x, std::size_t cols, QuantizedBlock* blocks) = nullptr;
 };
 
 extern const MatmulKernels kScalarMatmulKernels;

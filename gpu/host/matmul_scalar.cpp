@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <functional>
+#include <iterator>
 
 #include "gpu/host/float16.hpp"
 #include "gpu/host/matmul_kernels.hpp"
@@ -13,36 +15,53 @@ namespace spillway::gpu::host {
 
 namespace {
 
-/// Below this largest magnitude a block is taken as zero: 127 / amax must stay finite.
-constexpr float kSmallestAmax = 1e-30f;
+struct BlockScale {
+  float step, inverse;
+};
 
-void quantize_row(const float* x, std::size_t cols, Precision precision, QuantizedBlock* blocks) {
-  const float top = precision == Precision::kInt16 ? 127.0f * 256.0f : 127.0f;
+/// From the largest magnitude of a block, and of what is left without its outliers. Below 1e-30 a block is
+/// taken as zero: the inverse must stay finite.
+BlockScale block_scale(float amax, float rest) {
+  if (amax < 1e-30f) return {0, 0};  // false for NaN
+  const float least = amax * (1.0f / 256.0f);
+  const float top = least <= rest ? rest : least;  // NaN wins
+  return {top * (1.0f / 127.0f), 127.0f / top};
+}
+
+// As integers magnitudes order like floats, and NaN ranks above infinity: it ends in the scale, not unseen.
+std::uint32_t magnitude(float x) { return std::bit_cast<std::uint32_t>(x) & 0x7fffffffu; }
+
+void quantize_row(const float* x, std::size_t cols, QuantizedBlock* blocks) {
   for (std::size_t b = 0; b < cols / kBlockCols; ++b, x += kBlockCols) {
     QuantizedBlock& block = blocks[b];
-    // As integers magnitudes order like floats, and NaN ranks above infinity: it ends in the scale, not
-    // unseen.
-    std::uint32_t amax_bits = 0;
+    std::uint32_t keys[kBlockCols / kFour];  // the largest magnitude of each four, its rank in the last bits
     for (std::size_t i = 0; i < kBlockCols; ++i) {
-      amax_bits = std::max(amax_bits, std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
+      std::uint32_t& key = keys[i / kFour];
+      key = i % kFour == 0 ? magnitude(x[i]) : std::max(key, magnitude(x[i]));
     }
-    const bool zero = amax_bits < std::bit_cast<std::uint32_t>(kSmallestAmax);
-    const float amax = std::bit_cast<float>(amax_bits);
-    const float inverse = zero ? 0.0f : top / amax;
+    for (std::uint32_t four = 0; four < 8; ++four) keys[four] = (keys[four] & ~7u) | (7 - four);
+    std::sort(std::begin(keys), std::end(keys), std::greater<>());
+    const BlockScale scale =
+        block_scale(std::bit_cast<float>(keys[0] | 7), std::bit_cast<float>(keys[kOutlierFours] | 7));
     std::int32_t sum = 0;
+    std::int8_t upper[kBlockCols];
     for (std::size_t i = 0; i < kBlockCols; ++i) {
       // Adding 1.5 * 2^23 leaves the nearest integer (ties to even) in the low mantissa bits.
-      const float shifted = x[i] * inverse + 12582912.0f;
+      const float shifted = x[i] * scale.inverse + 12582912.0f;
       const auto q = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) & 0x7fffffu) - 0x400000;
-      const std::int32_t upper = precision == Precision::kInt16 ? (q + 128) >> 8 : q;
-      block.values[i] = static_cast<std::int8_t>(upper);
-      block.residuals[i] = static_cast<std::int8_t>(precision == Precision::kInt16 ? q - 256 * upper : 0);
+      upper[i] = static_cast<std::int8_t>((q + 128) >> 8);
+      block.values[i] = static_cast<std::int8_t>(q);
       sum += q;
     }
-    block.scale = zero ? 0.0f : amax * (1.0f / top);
-    block.scaled_sum = block.scale * static_cast<float>(sum);
+    for (std::size_t o = 0; o < kOutlierFours; ++o) {
+      const std::uint32_t four = 7 - (keys[o] & 7);
+      std::memcpy(block.outliers[o], upper + kFour * four, kFour);
+      block.outlier_at[o] = static_cast<std::uint16_t>(64 * four);
+    }
+    block.scale = scale.step;
+    block.scaled_sum = scale.step * static_cast<float>(sum);
     block.negative_sum = -sum;
-    block.unused = 0;
+    block.unused[0] = block.unused[1] = 0;
   }
 }
 
@@ -67,15 +86,17 @@ void quantized_product(const MatmulTask& task) {
         const std::byte* tile = tiles + b * kTileBytes;
         const auto* u = reinterpret_cast<const std::uint8_t*>(tile) + 4 * lane;
         std::int32_t dot = kHasMin ? 0 : x.negative_sum * (1 << task.zero_shift);
-        const auto q = [&](std::size_t i) {
-          return task.precision == Precision::kInt16 ? 256 * x.values[i] + x.residuals[i] : x.values[i];
-        };
+        std::int32_t q[kBlockCols];
+        std::copy(std::begin(x.values), std::end(x.values), q);
+        for (std::size_t o = 0; o < kOutlierFours; ++o) {
+          for (std::size_t i = 0; i < kFour; ++i) q[x.outlier_at[o] / 16 + i] += 256 * x.outliers[o][i];
+        }
         for (std::size_t j = 0; j < 4; ++j) {
           for (std::size_t i = 0; i < 4; ++i) {
             const int byte = u[64 * j + i];
             const int low = kStorage == Storage::kU4 ? byte & 15 : byte;
             const int high = kStorage == Storage::kU4 ? byte >> 4 : u[256 + 64 * j + i];
-            dot += low * q(4 * j + i) + high * q(16 + 4 * j + i);
+            dot += low * q[4 * j + i] + high * q[16 + 4 * j + i];
           }
         }
         const float d = load_half(tile + kQuantBytes + 2 * lane);

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prompt kernels with AVX-512 BF16: a dot product of two columns a lane, 16 outputs a vector. Eight rows by
-// three groups keep 24 sums in registers and read a line of the panel for eight rows at a time, so the dot
-// products are the limit (one a cycle on Zen 4).
+// Attention of prompt tokens with AVX-512 BF16: a dot product of two columns a lane, 16 outputs a vector.
+// Eight rows by three groups keep 24 sums in registers and read a line of the panel for eight rows at a time,
+// so the dot products are the limit (one a cycle on Zen 4). Products with weights are faster as integers.
 
 #define SPW_VEC_TARGET 2
 #include "gpu/host/prompt_panel.inl"
 
 namespace spillway::gpu::host {
 namespace {
-
-constexpr std::size_t kGroupsAtOnce = 3;
 
 /// sum[g][r] of kRows rows and kGroups groups over `blocks` blocks of 32 columns.
 template <std::size_t kRows, std::size_t kGroups>
@@ -28,44 +26,6 @@ template <std::size_t kRows, std::size_t kGroups>
       __builtin_memcpy(&pair, x + r * row_bytes, sizeof pair);
       const __m512bh values = (__m512bh)_mm512_set1_epi32(pair);
       for (std::size_t g = 0; g < kGroups; ++g) sum[g][r] = _mm512_dpbf16_ps(sum[g][r], weights[g], values);
-    }
-  }
-}
-
-template <std::size_t kRows, std::size_t kGroups>
-void multiply_panel(const MatmulTask& task, std::size_t first_row, std::size_t first_group) {
-  const std::size_t blocks = task.cols / kBlockCols, row_bytes = 2 * task.cols;
-  __m512 sum[kGroups][kRows];
-  add_blocks<kRows, kGroups>(task.rounded + first_row * row_bytes, row_bytes, task.panel,
-                             blocks * kPanelBlock, blocks, sum);
-  for (std::size_t g = 0; g < kGroups; ++g) {
-    for (std::size_t r = 0; r < kRows; ++r) store_outputs(task, first_row + r, first_group + g, sum[g][r]);
-  }
-}
-
-template <std::size_t kGroups>
-void all_rows(const MatmulTask& task, std::size_t group) {
-  std::size_t row = 0;
-  for (; row + 8 <= task.rows; row += 8) multiply_panel<8, kGroups>(task, row, group);
-  for (; row + 4 <= task.rows; row += 4) multiply_panel<4, kGroups>(task, row, group);
-  for (; row < task.rows; ++row) multiply_panel<1, kGroups>(task, row, group);
-}
-
-template <Storage kStorage, bool kHasMin>
-void product(const MatmulTask& task) {
-  for (std::size_t group = 0; group < task.group_count; group += kGroupsAtOnce) {
-    const std::size_t groups =
-        task.group_count - group < kGroupsAtOnce ? task.group_count - group : kGroupsAtOnce;
-    fill_panel<kStorage, kHasMin>(task, group, groups);
-    switch (groups) {
-      case 1:
-        all_rows<1>(task, group);
-        break;
-      case 2:
-        all_rows<2>(task, group);
-        break;
-      default:
-        all_rows<3>(task, group);
     }
   }
 }
@@ -107,13 +67,7 @@ void end_tiles() {}
 namespace spillway::gpu::host {
 
 constinit const PromptKernels kAvx512Bf16PromptKernels = {
-    .u4 = product<Storage::kU4, false>,
-    .u4_min = product<Storage::kU4, true>,
-    .u8 = product<Storage::kU8, false>,
-    .u8_min = product<Storage::kU8, true>,
-    .round_row = round_row,
     .attend = attend_rounded,
-    .groups_per_pass = kGroupsAtOnce,
 };
 
 }  // namespace spillway::gpu::host

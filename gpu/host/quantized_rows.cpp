@@ -22,15 +22,14 @@ QuantizedRows::QuantizedRows(std::size_t max_rows, std::size_t max_cols)
   blocks_.reset(static_cast<QuantizedBlock*>(::operator new[](bytes(), kCacheLine)));
 }
 
-void QuantizedRows::set_cols(std::size_t cols, Precision precision) noexcept {
+void QuantizedRows::set_cols(std::size_t cols) noexcept {
   SPW_CHECK(cols % kBlockCols == 0 && cols <= max_cols_);
   cols_ = cols;
-  precision_ = precision;
 }
 
 void QuantizedRows::quantize_row(const MatmulKernels& kernels, const float* x, std::size_t row) noexcept {
   SPW_CHECK(row < max_rows_);
-  kernels.quantize_row(x, cols_, precision_, blocks_.get() + row * (cols_ / kBlockCols));
+  kernels.quantize_row(x, cols_, blocks_.get() + row * (cols_ / kBlockCols));
 }
 
 }  // namespace spillway::gpu::host

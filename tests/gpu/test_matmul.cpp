@@ -31,14 +31,14 @@ struct Product {
 
 /// y [rows, product.rows()], with quantized and float activations both provided.
 std::vector<float> multiply(const PackedProduct& product, CpuTarget target, ThreadTeam& team,
-                            const std::vector<float>& x, std::size_t rows,
-                            Precision precision = Precision::kInt8) {
+                            const std::vector<float>& x, std::size_t rows, bool with_panel = true) {
   const MatmulKernels& kernels = matmul_kernels(target);
   const std::size_t cols = product.cols();
   QuantizedRows quantized(rows, cols);
+  AlignedRows panels(with_panel ? team.size() : 0, product.panel_bytes(nullptr));
   Activations activations{nullptr, 0, x.data(), cols};
   if (product.needs_quantized()) {
-    quantized.set_cols(cols, precision);
+    quantized.set_cols(cols);
     activations.quantized = &quantized;
   }
   const std::size_t stride = product.rows() + 3;
@@ -50,7 +50,9 @@ std::vector<float> multiply(const PackedProduct& product, CpuTarget target, Thre
       for (std::size_t row = begin; row < end; ++row) quantized.quantize_row(kernels, &x[row * cols], row);
       member.barrier();
     }
-    matmul(member, kernels, product, activations, rows, padded.data(), stride);
+    Activations own = activations;
+    if (with_panel) own.panel = panels.row(member.index());
+    matmul(member, kernels, product, own, rows, padded.data(), stride);
   });
   std::vector<float> y(rows * product.rows());
   bool gaps_untouched = true;
@@ -63,21 +65,26 @@ std::vector<float> multiply(const PackedProduct& product, CpuTarget target, Thre
   return y;
 }
 
+/// The integer of column `i` of a block.
+int quantized_value(const QuantizedBlock& block, std::size_t i) {
+  int q = block.values[i];
+  for (std::size_t o = 0; o < kOutlierFours; ++o) {
+    if (block.outlier_at[o] / 64u == i / kFour) q += 256 * block.outliers[o][i % kFour];
+  }
+  return q;
+}
+
 /// The activations as blocks of integers represent them.
-std::vector<double> quantized_values(const std::vector<float>& x, std::size_t rows, std::size_t cols,
-                                     Precision precision) {
+std::vector<double> quantized_values(const std::vector<float>& x, std::size_t rows, std::size_t cols) {
   QuantizedRows quantized(rows, cols);
-  quantized.set_cols(cols, precision);
+  quantized.set_cols(cols);
   for (std::size_t row = 0; row < rows; ++row)
     quantized.quantize_row(matmul_kernels(CpuTarget::kScalar), &x[row * cols], row);
   const QuantizedBlock* blocks = quantized.row(0);
   std::vector<double> values(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) {
     const QuantizedBlock& block = blocks[i / kBlockCols];
-    const int q = precision == Precision::kInt16
-                      ? 256 * block.values[i % kBlockCols] + block.residuals[i % kBlockCols]
-                      : block.values[i % kBlockCols];
-    values[i] = static_cast<double>(q) * block.scale;
+    values[i] = static_cast<double>(quantized_value(block, i % kBlockCols)) * block.scale;
   }
   return values;
 }
@@ -88,9 +95,9 @@ struct Errors {
 };
 
 Errors errors_of(const RandomTensor& weight, const std::vector<float>& x, std::size_t rows, bool quantized,
-                 const std::vector<float>& y, Precision precision = Precision::kInt8) {
+                 const std::vector<float>& y) {
   std::vector<double> exact(x.begin(), x.end());
-  const std::vector<double> used = quantized ? quantized_values(x, rows, weight.cols(), precision) : exact;
+  const std::vector<double> used = quantized ? quantized_values(x, rows, weight.cols()) : exact;
   Errors errors;
   double square = 0;
   double difference = 0;
@@ -137,15 +144,11 @@ TEST_CASE("matmul: every type, shape and target agrees with a double reference")
           REQUIRE(product.packed.needs_float() == !blocks);
           for (std::size_t m : {1, 2, 3, 5, 8, 13, 16, 17, 33}) {
             const std::vector<float> x = random_activations(m * cols, static_cast<std::uint32_t>(m));
-            for (Precision precision : {Precision::kInt8, Precision::kInt16}) {
-              const std::vector<float> y = multiply(product.packed, target, team, x, m, precision);
-              const Errors errors = errors_of(weight, x, m, blocks, y, precision);
-              const bool fine = precision == Precision::kInt16;
-              INFO(to_string(target) << " " << to_string(dtype) << " " << rows << "x" << cols << " by " << m
-                                     << (fine ? " int16" : " int8"));
-              CHECK(errors.tight < 2e-6);
-              CHECK(errors.loose < (!blocks ? 1e-5 : fine ? 2e-4 : 0.05));
-            }
+            const std::vector<float> y = multiply(product.packed, target, team, x, m);
+            const Errors errors = errors_of(weight, x, m, blocks, y);
+            INFO(to_string(target) << " " << to_string(dtype) << " " << rows << "x" << cols << " by " << m);
+            CHECK(errors.tight < 2e-6);
+            CHECK(errors.loose < (blocks ? 0.02 : 1e-5));
           }
         }
       }
@@ -166,27 +169,27 @@ TEST_CASE("matmul: a row's result does not depend on the batch, the threads or t
       const Product product({&part, 1}, one);
       const std::size_t most = 512;
       const std::vector<float> x = random_activations(most * cols, 3);
-      for (const Precision precision : {Precision::kInt8, Precision::kInt16}) {
-        const std::vector<float> whole = multiply(product.packed, target, three, x, most, precision);
-        std::vector<std::size_t> batches;
-        for (std::size_t m = 2; m <= 33; ++m) batches.push_back(m);
-        batches.push_back(64);
-        batches.push_back(128);
-        INFO(to_string(target) << " " << to_string(dtype) << " precision " << static_cast<int>(precision));
-        for (std::size_t m : batches) {
-          const std::vector<float> y = multiply(product.packed, target, m % 2 ? one : three, x, m, precision);
-          INFO("rows " << m);
-          CHECK(same_bits(y.data(), whole.data(), m * outputs));
-        }
-        bool alone_equals_batched = true;
-        for (std::size_t row = 0; row < most; row += 37) {
-          const std::vector<float> single(x.begin() + static_cast<std::ptrdiff_t>(row * cols),
-                                          x.begin() + static_cast<std::ptrdiff_t>((row + 1) * cols));
-          const std::vector<float> y = multiply(product.packed, target, one, single, 1, precision);
-          alone_equals_batched &= same_bits(y.data(), &whole[row * outputs], outputs);
-        }
-        CHECK(alone_equals_batched);
+      const std::vector<float> whole = multiply(product.packed, target, three, x, most);
+      std::vector<std::size_t> batches;
+      for (std::size_t m = 2; m <= 33; ++m) batches.push_back(m);
+      batches.push_back(64);
+      batches.push_back(128);
+      INFO(to_string(target) << " " << to_string(dtype));
+      for (std::size_t m : batches) {
+        const std::vector<float> y = multiply(product.packed, target, m % 2 ? one : three, x, m);
+        INFO("rows " << m);
+        CHECK(same_bits(y.data(), whole.data(), m * outputs));
       }
+      const std::vector<float> no_panel = multiply(product.packed, target, three, x, most, false);
+      CHECK(same_bits(no_panel.data(), whole.data(), most * outputs));
+      bool alone_equals_batched = true;
+      for (std::size_t row = 0; row < most; row += 37) {
+        const std::vector<float> single(x.begin() + static_cast<std::ptrdiff_t>(row * cols),
+                                        x.begin() + static_cast<std::ptrdiff_t>((row + 1) * cols));
+        const std::vector<float> y = multiply(product.packed, target, one, single, 1);
+        alone_equals_batched &= same_bits(y.data(), &whole[row * outputs], outputs);
+      }
+      CHECK(alone_equals_batched);
     }
   }
 }
@@ -198,7 +201,7 @@ std::vector<float> multiply_rounded(const PackedProduct& product, CpuTarget targ
                                     const std::vector<float>& x, std::size_t rows) {
   const PromptKernels& prompt = *prompt_kernels(target);
   AlignedRows rounded(rows + kPromptRowsPadding, product.cols() * 2);
-  AlignedRows panels(team.size(), product.panel_bytes(prompt));
+  AlignedRows panels(team.size(), product.panel_bytes(&prompt));
   for (std::size_t row = 0; row < rows; ++row)
     prompt.round_row(&x[row * product.cols()], product.cols(), rounded.row(row));
   std::vector<float> y(rows * product.rows(), 12345.0f);
@@ -228,7 +231,7 @@ TEST_CASE("matmul: prompts in bfloat16 agree with a double reference, whatever t
   ThreadTeam one(1);
   ThreadTeam three(3);
   for (CpuTarget target : available_cpu_targets()) {
-    if (prompt_kernels(target) == nullptr) continue;
+    if (prompt_kernels(target) == nullptr || !prompt_kernels(target)->has_products()) continue;
     for (model::DType dtype : kAllDTypes) {
       if (model::block_elements(dtype) == 1) continue;
       for (std::size_t cols : {32, 224}) {
@@ -306,38 +309,57 @@ TEST_CASE("matmul: stacked tensors of different types give the results of each a
   }
 }
 
-TEST_CASE("matmul: activations quantize to the nearest of 255 steps, the same on every target") {
-  const std::size_t cols = 96;
+TEST_CASE("matmul: activations quantize to the nearest step, outliers apart, the same on every target") {
+  // Blocks: random; zero; too small to divide by; one huge value; all equal; two outliers in the last fours.
+  const std::size_t cols = 6 * kBlockCols;
   std::vector<float> x = random_activations(cols, 11);
-  for (std::size_t i = 32; i < 64; ++i) x[i] = 0;                          // a zero block
-  for (std::size_t i = 64; i < 96; ++i) x[i] = i == 70 ? 1e-35f : 1e-38f;  // too small to divide by
+  for (std::size_t i = 0; i < 32; ++i) {
+    x[32 + i] = 0;
+    x[64 + i] = i == 6 ? 1e-35f : 1e-38f;
+    if (i == 13) x[96 + i] = -7e6f;
+    x[128 + i] = -0.75f;
+    if (i >= 24) x[160 + i] *= 50;
+  }
+  QuantizedRows reference(1, cols);
+  reference.set_cols(cols);
+  reference.quantize_row(matmul_kernels(CpuTarget::kScalar), x.data(), 0);
   for (CpuTarget target : available_cpu_targets()) {
     INFO(to_string(target));
     QuantizedRows quantized(2, cols);
     quantized.set_cols(cols);
     quantized.quantize_row(matmul_kernels(target), x.data(), 1);
     const QuantizedBlock* blocks = quantized.row(1);
-    std::int32_t sum = 0;
-    int largest = 0;
-    for (std::size_t i = 0; i < 32; ++i) {
-      const int value = blocks[0].values[i];
-      CHECK(std::abs(value * static_cast<double>(blocks[0].scale) - x[i]) <= 0.5001 * blocks[0].scale);
-      sum += value;
-      largest = std::max(largest, std::abs(value));
+    CHECK(std::memcmp(blocks, reference.row(0), cols / kBlockCols * sizeof(QuantizedBlock)) == 0);
+    for (std::size_t b = 0; b < cols / kBlockCols; ++b) {
+      INFO("block " << b);
+      const QuantizedBlock& block = blocks[b];
+      std::int32_t sum = 0;
+      float rest = 0, all = 0;  // largest magnitudes, without and with the outliers
+      for (std::size_t i = 0; i < kBlockCols; ++i) {
+        const float value = std::abs(x[b * kBlockCols + i]);
+        const bool outlier = i / kFour == block.outlier_at[0] / 64u || i / kFour == block.outlier_at[1] / 64u;
+        if (!outlier) rest = std::max(rest, value);
+        all = std::max(all, value);
+        sum += quantized_value(block, i);
+      }
+      CHECK(block.outlier_at[0] != block.outlier_at[1]);
+      CHECK(block.negative_sum == -sum);
+      CHECK(block.scaled_sum == block.scale * static_cast<float>(sum));
+      if (b == 1 || b == 2) {
+        CHECK(block.scale == 0.0f);
+        CHECK(sum == 0);
+        continue;
+      }
+      const float step = std::max(rest, all / 256) / 127;
+      CHECK(std::abs(block.scale / step - 1) < 1e-5f);
+      for (std::size_t i = 0; i < kBlockCols; ++i) {
+        const double error =
+            quantized_value(block, i) * static_cast<double>(block.scale) - x[b * kBlockCols + i];
+        CHECK(std::abs(error) <= 0.501 * block.scale);
+      }
     }
-    CHECK(largest == 127);
-    CHECK(blocks[0].negative_sum == -sum);
-    CHECK(blocks[0].residuals[0] == 0);
-    CHECK(blocks[0].scaled_sum == blocks[0].scale * static_cast<float>(sum));
-    for (std::size_t b : {1, 2}) {
-      CHECK(blocks[b].scale == 0.0f);
-      CHECK(blocks[b].negative_sum == 0);
-      CHECK(blocks[b].values[6] == 0);
-    }
-    QuantizedRows reference(2, cols);
-    reference.set_cols(cols);
-    reference.quantize_row(matmul_kernels(CpuTarget::kScalar), x.data(), 1);
-    CHECK(std::memcmp(blocks, reference.row(1), 3 * sizeof(QuantizedBlock)) == 0);
+    CHECK(blocks[3].outlier_at[0] == 64 * (13 / 4));
+    CHECK(std::min(blocks[5].outlier_at[0], blocks[5].outlier_at[1]) == 64 * 6);
   }
 }
 
