@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// What prompt tokens do in bfloat16, on processors that multiply it fast: attention, and with AMX the products
-// with quantized weights. Rows of activations are rounded to bfloat16 (to nearest, ties to even), a few groups
-// of weights at a time are dequantized into a panel of bfloat16, and sums are fp32. Which tokens take this way depends on the tokens alone (given, not
-// generated), so that a row's result stays the same in every batch. Plain data only, as matmul_kernels.hpp.
+// What prompt tokens do in bfloat16, on processors that multiply it fast: attention, and with AMX the
+// products with quantized weights. Rows of activations are rounded to bfloat16 (to nearest, ties to even), a
+// few groups of weights at a time are dequantized into a panel of bfloat16, and sums are fp32. Which tokens
+// take this way depends on the tokens alone (given, not generated), so that a row's result stays the same in
+// every batch. Plain data only, as matmul_kernels.hpp.
 //
 // A panel holds groups one after the other, each [cols / 2][16 outputs][2 columns] bfloat16. Attention makes
 // such panels of keys and of values.
