@@ -21,19 +21,19 @@ constexpr std::size_t kRowsPerPass = 4;
 /// With few rows the limit is the memory; hardware prefetchers stop at 4 KiB pages, this does not.
 constexpr std::size_t kPrefetchBytes = 6144;
 
-/// What a pass fetches meanwhile: `bytes` from `next` on with its first block, then those after.
+/// What passes fetch meanwhile: `bytes` with each block, until all has been asked for.
 struct Ahead {
-  const std::byte* next = nullptr;  // null: nothing
-  std::size_t bytes = 0;
+  const std::byte* next = nullptr;
+  const std::byte* end = nullptr;
+  std::size_t bytes = 0;  // whole lines
 
   void fetch() {
-    if (next == nullptr) return;
-    for (std::size_t line = 0; line < bytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
-    }
-    next += bytes;
+    const std::byte* stop = end - next < static_cast<std::ptrdiff_t>(bytes) ? end : next + bytes;
+    for (; next < stop; next += 64) _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
   }
 };
+
+std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 __mmask16 lanes_of(std::size_t outputs) {
   return outputs >= kGroupRows ? __mmask16{0xffff} : static_cast<__mmask16>((1u << outputs) - 1);
@@ -113,7 +113,7 @@ template <Storage kStorage, std::size_t kRows, std::size_t kGroups>
 
 /// kRows activation rows from `first_row` times kGroups groups from `first_group`.
 template <Storage kStorage, bool kHasMin, std::size_t kRows, std::size_t kGroups>
-void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead ahead) {
+void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead& ahead) {
   constexpr std::size_t kQuantBytes = kStorage == Storage::kU4 ? 256 : 512;
   constexpr std::size_t kTileBytes = kQuantBytes + (kHasMin ? 64 : 32);
   const std::size_t blocks = task.cols / kBlockCols;
@@ -158,7 +158,7 @@ void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t
 
 /// Up to kRowsPerPass rows from `first_row`.
 template <Storage kStorage, bool kHasMin, std::size_t kGroups>
-void quantized_pass(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead ahead) {
+void quantized_pass(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead& ahead) {
   switch (task.rows - first_row) {
     case 0:
       return;
@@ -173,11 +173,13 @@ void quantized_pass(const MatmulTask& task, std::size_t first_row, std::size_t f
   }
 }
 
-/// All rows times kGroups groups, which stay in the cache meanwhile. The first pass fetches what lies
-/// `ahead`.
+/// All rows times kGroups groups, which stay in the cache meanwhile, as what comes `next` enters it.
 template <Storage kStorage, bool kHasMin, std::size_t kGroups>
-void quantized_rows(const MatmulTask& task, std::size_t first_group, Ahead ahead) {
-  for (std::size_t row = 0; row < task.rows; row += kRowsPerPass, ahead = {}) {
+void quantized_rows(const MatmulTask& task, std::size_t first_group, const std::byte* next,
+                    std::size_t next_bytes) {
+  const std::size_t passes = (task.rows + kRowsPerPass - 1) / kRowsPerPass;
+  Ahead ahead{next, next + next_bytes, whole_lines(next_bytes / (passes * (task.cols / kBlockCols)))};
+  for (std::size_t row = 0; row < task.rows; row += kRowsPerPass) {
     quantized_pass<kStorage, kHasMin, kGroups>(task, row, first_group, ahead);
   }
 }
@@ -206,8 +208,8 @@ void unpack_groups(const MatmulTask& task, std::size_t first_group, std::size_t 
 template <Storage kStorage, bool kHasMin, std::size_t kGroups>
 void many_rows(const MatmulTask& task, std::size_t first_group) {
   const std::size_t blocks = task.cols / kBlockCols;
-  const Ahead next_groups{task.groups + (first_group + kGroups) * task.group_bytes,
-                          kGroups * task.group_bytes / blocks};
+  const std::byte* next = task.groups + (first_group + kGroups) * task.group_bytes;
+  const std::size_t next_bytes = kGroups * task.group_bytes;
   if constexpr (kStorage == Storage::kU4) {
     if (task.panel != nullptr) {
       unpack_groups<kHasMin>(task, first_group, kGroups);
@@ -217,10 +219,10 @@ void many_rows(const MatmulTask& task, std::size_t first_group) {
       unpacked.outputs = task.outputs - first_group * kGroupRows;
       unpacked.y = task.y + first_group * kGroupRows;
       unpacked.bias = task.bias == nullptr ? nullptr : task.bias + first_group * kGroupRows;
-      return quantized_rows<Storage::kU8, kHasMin, kGroups>(unpacked, 0, next_groups);
+      return quantized_rows<Storage::kU8, kHasMin, kGroups>(unpacked, 0, next, next_bytes);
     }
   }
-  quantized_rows<kStorage, kHasMin, kGroups>(task, first_group, next_groups);
+  quantized_rows<kStorage, kHasMin, kGroups>(task, first_group, next, next_bytes);
 }
 
 template <Storage kStorage, bool kHasMin>
@@ -229,8 +231,9 @@ void quantized_product(const MatmulTask& task) {
   const std::size_t tile_bytes = task.group_bytes / (task.cols / kBlockCols);
   if (task.rows <= kRowsPerPass) {  // bound by memory: read it in one stream
     for (; group < task.group_count; ++group) {
-      const std::byte* tile = task.groups + group * task.group_bytes;
-      quantized_pass<kStorage, kHasMin, 1>(task, 0, group, {tile + kPrefetchBytes, tile_bytes});
+      const std::byte* ahead_of = task.groups + group * task.group_bytes + kPrefetchBytes;
+      Ahead ahead{ahead_of, ahead_of + task.group_bytes, whole_lines(tile_bytes)};
+      quantized_pass<kStorage, kHasMin, 1>(task, 0, group, ahead);
     }
     return;
   }
