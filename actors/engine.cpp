@@ -47,6 +47,8 @@ Result<void> check_options(const EngineOptions& options, const model::ModelSpec&
   }
   if (options.gpu_memory_utilization <= 0 || options.gpu_memory_utilization > 1)
     return wrong("--gpu-memory-utilization must be above 0 and at most 1");
+  if (options.max_itl_stretch != 0 && !(options.max_itl_stretch > 1 && options.max_itl_stretch <= 1000))
+    return wrong("--max-itl-stretch must be above 1, or 0 for no limit");
   if (options.threads > 1024) return wrong("--threads must be at most 1024");
   return {};
 }
@@ -137,6 +139,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
                                               .eos_ids = {eos.begin(), eos.end()},
                                               .tokenizer = state->tokenizer ? &*state->tokenizer : nullptr,
                                               .prefix_caching = set.enable_prefix_caching,
+                                              .max_itl_stretch = set.max_itl_stretch,
                                               .worker = kServingWorker,
                                               .stall_limit = set.stall_limit});
   if (polls) state->executor->add_poller(kServingWorker, state->device.poller.get());

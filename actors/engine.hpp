@@ -66,6 +66,8 @@ struct EngineOptions {
   std::uint32_t max_model_len = 0;             // 0: as the model was trained
   bool enable_prefix_caching = true;
   std::uint32_t async_submit = 2;  // steps in flight; 1: synchronous
+  double max_itl_stretch = 0;      // above 1: a step that carries part of a prompt takes at most so many times one
+                                   // that only decodes; 0: prompts get all of max_num_batched_tokens
   std::uint32_t threads = 0;       // of the host device; 0: all cores
   std::string cpu_target;          // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
   bool simulate_device = false;    // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest

@@ -65,6 +65,15 @@ class Memory {
 
 }  // namespace
 
+std::uint32_t count_decodes(const SchedulerState& state) {
+  std::uint32_t decodes = 0;
+  for (const auto& [arrival, id] : state.running) {
+    const Sequence& sequence = state.at(id);
+    if (ready(sequence) && sequence.decodes()) ++decodes;
+  }
+  return decodes;
+}
+
 StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
   StepDecision decision;
   Memory memory(state, budget);
@@ -83,6 +92,7 @@ StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
                                   .token_from_row = sequence.sampling > 0});
   }
 
+  if (!decision.sequences.empty()) tokens_left = std::min(tokens_left, budget.max_prompt_tokens);
   for (const auto& [arrival, id] : state.running) {
     const Sequence& sequence = state.at(id);
     if (tokens_left == 0) break;

@@ -28,11 +28,15 @@ struct StepDecision {
 
 /// Which sequences run in the next step and how many tokens of each.
 ///  1. Every running sequence that decodes gets its one token: a running answer never waits behind a prompt.
-///  2. What is left of the token budget goes to prompts by arrival, in chunks.
+///  2. What is left of the token budget goes to prompts by arrival, in chunks; beside running answers at most
+///     budget.max_prompt_tokens.
 ///  3. Where blocks run short, the sequence that came last gives up its blocks (held ones first), never one
 ///  that
 ///     came before the sequence in need; so the oldest always finishes.
 [[nodiscard]] StepDecision plan_step(const SchedulerState& state, const Budget& budget);
+
+/// How many sequences would decode in the next step, memory permitting.
+[[nodiscard]] std::uint32_t count_decodes(const SchedulerState& state);
 
 /// Which waiting sequences to admit now, first come first served: each needs a row, and free blocks for all
 /// of its tokens besides what running prompts still need and one spare block for each running sequence. The

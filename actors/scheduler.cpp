@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "actors/step_pace.hpp"
 #include "runtime/check.hpp"
 
 namespace spillway::actors {
@@ -11,7 +12,7 @@ namespace {
 
 class Scheduler {
  public:
-  explicit Scheduler(SchedulerConfig config) : config_(std::move(config)) {
+  explicit Scheduler(SchedulerConfig config) : config_(std::move(config)), pace_(config_.max_itl_stretch) {
     budget_ = {.max_batched_tokens = config_.max_num_batched_tokens,
                .max_sequences = config_.max_num_seqs,
                .block_size = config_.block_size,
@@ -93,6 +94,7 @@ class Scheduler {
       for (const Entry& entry : done.entries) lost_step(entry, message.result.message);
     } else {
       apply(done, message.result);
+      pace_.measured(done.decodes, done.prompt_tokens, message.result.device_ns);
     }
   }
 
@@ -125,6 +127,8 @@ class Scheduler {
   struct StepInFlight {
     std::uint64_t number = 0;
     std::vector<Entry> entries;
+    std::uint32_t decodes = 0;        // entries of one token that follow an answer's last
+    std::uint32_t prompt_tokens = 0;  // all others
   };
 
   // ---- results ----
@@ -347,6 +351,7 @@ class Scheduler {
   }
 
   void plan() {
+    budget_.max_prompt_tokens = pace_.prompt_tokens(count_decodes(state_));
     const StepDecision decision = plan_step(state_, budget_);
     for (const SequenceId id : decision.preempt) preempt(state_.at(id));
     dropped_.clear();  // the releases must reach the block manager before the step does
@@ -377,6 +382,11 @@ class Scheduler {
       message.sequences.push_back(planned.id);
       message.leases.push_back(sequence.lease);
       const std::uint32_t end_position = planned.first_position + planned.token_count;
+      if (sequence.decodes()) {
+        ++in_flight.decodes;
+      } else {
+        in_flight.prompt_tokens += planned.token_count;
+      }
       in_flight.entries.push_back(
           {planned.id, sequence.life, planned.token_count, end_position, planned.samples, false});
       (planned.samples && planned.token_count == 1 ? stats_.decode_tokens : stats_.prefill_tokens) +=
@@ -411,6 +421,7 @@ class Scheduler {
   SchedulerConfig config_;
   SchedulerState state_;
   Budget budget_;
+  StepPace pace_;
   std::unordered_map<SequenceId, BlockLease> leases_;
   std::deque<StepInFlight> in_flight_;
   std::uint32_t answers_due_ = 0;  // of the block manager

@@ -26,6 +26,7 @@ struct SchedulerConfig {
   std::uint32_t total_blocks = 0;
   std::uint32_t max_model_len = 0;
   std::uint32_t async_submit = 2;         // steps in flight; 1 is synchronous
+  double max_itl_stretch = 0;             // see step_pace.hpp
   std::uint32_t device_failures_max = 3;  // a sequence that sees more failed steps than this fails itself
   std::vector<TokenId> eos_ids;
   runtime::Address<RouterMessage> router;

@@ -50,6 +50,7 @@ Serving::Serving(runtime::Executor& executor, const ServingConfig& config)
                                  .total_blocks = info.num_blocks,
                                  .max_model_len = config.max_model_len,
                                  .async_submit = config.device_options.max_steps_in_flight,
+                                 .max_itl_stretch = config.max_itl_stretch,
                                  .eos_ids = config.eos_ids,
                                  .router = router_,
                                  .block_manager = block_manager_address,

@@ -24,6 +24,7 @@ struct ServingConfig {
   std::vector<TokenId> eos_ids;
   const model::Tokenizer* tokenizer = nullptr;  // outlives the actors; null: tokens without text
   bool prefix_caching = true;
+  double max_itl_stretch = 0;  // see step_pace.hpp
   bool check_invariants = false;
   std::uint32_t worker = 0;
   std::uint32_t tokens_behind_max = 64;

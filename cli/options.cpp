@@ -170,7 +170,17 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
       [&options](std::int64_t count) { options.enable_prefix_caching = count > 0; },
       "share the KV of equal beginnings of prompts [on]");
   add_number(command, "--async-submit", "steps under way at once; 1: plan a step when the last is done [2]",
-            options.async_submit, 1, 16);
+            options.async_submit, 1, 8);
+  add_value(command, "--max-itl-stretch", "X",
+            "longest step with a part of a prompt, in steps without; 0: no limit [0, for serve 1.6]",
+            [&options](const std::string& text) -> Result<void> {
+              const Result<float> value = parse_real(text);
+              if (!value) return value.error();
+              if (*value != 0 && !(*value > 1 && *value <= 1000))
+                return Error{Errc::kInvalidArgument, "'" + text + "' is not 0 or above 1"};
+              options.max_itl_stretch = *value;
+              return {};
+            });
   add_number(command, "--threads", "threads that compute [one a core]", options.threads, 1, 1024);
   add_choice<std::string>(command, "--cpu-target", "widest instructions to use, of those the CPU has [auto]",
                           options.cpu_target,

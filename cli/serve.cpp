@@ -27,11 +27,16 @@
 namespace spillway::cli {
 namespace {
 
+/// People read along: an arriving prompt may not double the time between their tokens.
+constexpr double kMaxItlStretch = 1.6;
+
 struct ServeOptions {
   EngineOptions engine;
   net::ServerOptions server;
   std::filesystem::path api_key_file, config;
   std::int64_t drain_s = 30;
+
+  ServeOptions() { engine.max_itl_stretch = kMaxItlStretch; }
 };
 
 void add_seconds(CLI::App& command, const std::string& name, const std::string& help, std::chrono::seconds& target) {

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actors/step_pace.hpp"
+
+#include <algorithm>
+#include <bit>
+
+namespace spillway::actors {
+namespace {
+
+constexpr std::uint32_t kFirstChunk = 16;
+constexpr std::uint32_t kLeastChunk = 4;      // a prompt always moves on
+constexpr std::uint32_t kMeasureEvery = 128;  // steps between two that only decode
+constexpr std::uint32_t kProbesMax = 8;       // results may be some steps away, or never come
+constexpr double kNew = 0.5;                  // weight of the newest measurement
+
+void blend(double& estimate, double measured) {
+  estimate = estimate == 0 ? measured : (1 - kNew) * estimate + kNew * measured;
+}
+
+}  // namespace
+
+StepPace::DecodeTime& StepPace::decode_time(std::uint32_t decodes) {
+  return decode_times_[static_cast<std::size_t>(std::bit_width(decodes)) - 1];
+}
+
+std::uint32_t StepPace::prompt_tokens(std::uint32_t decodes) {
+  if (max_stretch_ == 0 || decodes == 0) return kUnlimited;
+  DecodeTime& alone = decode_time(decodes);
+  if ((alone.ns == 0 || alone.age >= kMeasureEvery) && probes_ < kProbesMax) {
+    ++probes_;
+    return 0;
+  }
+  probes_ = 0;
+  ++alone.age;
+  std::uint32_t chunk = kFirstChunk;
+  if (alone.ns > 0 && prompt_token_ns_ > 0) {
+    const double fits = (max_stretch_ - 1) * alone.ns / prompt_token_ns_;
+    const std::uint32_t most = std::max(kFirstChunk, 2 * last_chunk_);
+    chunk = fits < most ? static_cast<std::uint32_t>(fits) : most;
+  }
+  return std::max(chunk, kLeastChunk);
+}
+
+void StepPace::measured(std::uint32_t decodes, std::uint32_t prompt_tokens, std::int64_t device_ns) {
+  if (max_stretch_ == 0 || device_ns <= 0) return;
+  const auto ns = static_cast<double>(device_ns);
+  if (prompt_tokens == 0) {
+    if (decodes == 0) return;
+    DecodeTime& alone = decode_time(decodes);
+    blend(alone.ns, ns);
+    alone.age = 0;
+    return;
+  }
+  const double alone_ns = decodes == 0 ? 0 : decode_time(decodes).ns;
+  if (decodes > 0) last_chunk_ = prompt_tokens;
+  if (decodes > 0 && alone_ns == 0) return;
+  // A prompt's tokens cost something, whatever the noise says.
+  const double added = std::max(ns - alone_ns, 0.01 * ns);
+  blend(prompt_token_ns_, added / prompt_tokens);
+}
+
+}  // namespace spillway::actors
