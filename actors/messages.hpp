@@ -45,6 +45,7 @@ struct Usage {
   std::uint32_t cached_tokens = 0;  // of the prompt, found in the prefix cache
   std::uint32_t preemptions = 0;
   std::uint32_t recomputed_tokens = 0;  // positions computed again after a preemption or a device failure
+  runtime::Duration queue_time{};       // from its arrival at the scheduler to its first step, or to its end
 };
 
 struct TokenInfo {

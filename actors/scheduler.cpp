@@ -21,6 +21,9 @@ class Scheduler {
     for (std::uint32_t row = config_.max_num_seqs; row-- > 0;) state_.free_rows.push_back(gpu::RowId{row});
   }
 
+  /// When the mail that is about to be handled was read.
+  void set_time(runtime::TimePoint now) { now_ = now; }
+
   void handle(AddRequest& message) {
     const auto capacity = std::uint64_t{config_.total_blocks} * config_.block_size;
     for (std::uint32_t choice = 0; choice < message.sequences.size(); ++choice) {
@@ -28,6 +31,7 @@ class Scheduler {
                         .request = message.request,
                         .choice = choice,
                         .arrival = ++arrivals_,
+                        .added = now_,
                         .params = message.params,
                         .tokens = message.prompt,
                         .salt = message.salt,
@@ -293,7 +297,9 @@ class Scheduler {
                           static_cast<std::uint32_t>(sequence.tokens.size()) - sequence.prompt_length,
                       .cached_tokens = sequence.cached_tokens,
                       .preemptions = sequence.preemptions,
-                      .recomputed_tokens = sequence.recomputed_tokens}};
+                      .recomputed_tokens = sequence.recomputed_tokens,
+                      .queue_time = (sequence.first_step == runtime::TimePoint{} ? now_ : sequence.first_step) -
+                                    sequence.added}};
   }
 
   void end(Sequence& sequence, FinishReason reason) {
@@ -391,6 +397,7 @@ class Scheduler {
           {planned.id, sequence.life, planned.token_count, end_position, planned.samples, false});
       (planned.samples && planned.token_count == 1 ? stats_.decode_tokens : stats_.prefill_tokens) +=
           planned.token_count;
+      if (sequence.first_step == runtime::TimePoint{}) sequence.first_step = now_;
       sequence.computed = end_position;
       sequence.blocks = std::max(sequence.blocks, blocks_for(end_position, config_.block_size));
       sequence.sampling += planned.samples ? 1 : 0;
@@ -426,6 +433,7 @@ class Scheduler {
   std::deque<StepInFlight> in_flight_;
   std::uint32_t answers_due_ = 0;  // of the block manager
   std::uint64_t arrivals_ = 0, steps_planned_ = 0;
+  runtime::TimePoint now_{};
 
   // What this turn's mail has led to; sent by advance() in this order.
   TokensProduced produced_;
@@ -441,6 +449,7 @@ class Scheduler {
 runtime::Task<void> scheduler(runtime::ActorContext<SchedulerMessage>& self, SchedulerConfig config) {
   Scheduler scheduler(std::move(config));
   while (auto message = co_await self.receive()) {
+    scheduler.set_time(self.now());
     do {
       std::visit([&](auto& body) { scheduler.handle(body); }, *message);
       message = self.try_receive();

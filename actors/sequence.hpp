@@ -17,6 +17,7 @@
 #include "actors/prefix_hash.hpp"
 #include "gpu/step_plan.hpp"
 #include "model/sampling_params.hpp"
+#include "runtime/time.hpp"
 
 namespace spillway::actors {
 
@@ -31,6 +32,7 @@ struct Sequence {
   RequestId request{};
   std::uint32_t choice = 0;
   std::uint64_t arrival = 0;  // order of service; kept over preemptions
+  runtime::TimePoint added{}, first_step{};  // first_step: zero until one was planned
   model::SamplingParams params;
   std::vector<model::TokenId> tokens;
   PrefixHash salt;  // of the names of its blocks

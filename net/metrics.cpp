@@ -63,7 +63,7 @@ struct Metrics::State {
   Pair<Gauge> running, waiting, kv_usage, blocks_held, blocks_total, connections;
   Pair<Counter> prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, steps, recomputed, refused,
       cut, device_failures;
-  Pair<Histogram> ttft, itl, e2e, prefill, decode;
+  Pair<Histogram> ttft, itl, e2e, queue, prefill, decode;
   prometheus::Family<Counter>*finished = nullptr, *finished_alias = nullptr, *http = nullptr;
 
   void count_end(std::string_view reason) {
@@ -132,8 +132,10 @@ void Metrics::name_model(const std::string& name) {
                       "Between two tokens of a choice.", kItl);
   s.e2e = s.histogram("spillway_e2e_request_latency_seconds", "vllm:e2e_request_latency_seconds",
                       "From a request's arrival to its end.", kLong);
+  s.queue = s.histogram("spillway_request_queue_time_seconds", "vllm:request_queue_time_seconds",
+                        "From a choice's arrival at the scheduler to its first step.", kLong);
   s.prefill = s.histogram("spillway_request_prefill_time_seconds", "vllm:request_prefill_time_seconds",
-                          "From a request's arrival to its first token, waiting included.", kLong);
+                          "From a choice's first step to its first token.", kLong);
   s.decode = s.histogram("spillway_request_decode_time_seconds", "vllm:request_decode_time_seconds",
                          "From a request's first token to its last.", kLong);
   s.finished = &prometheus::BuildCounter()
@@ -174,6 +176,7 @@ void Metrics::count_abandoned() { state_->count_end("abort"); }
 void Metrics::observe_end(double e2e_s, double prefill_s, double decode_s, const actors::Usage& usage,
                           std::string_view reason) {
   observe(state_->e2e, e2e_s);
+  observe(state_->queue, seconds(usage.queue_time));
   observe(state_->prefill, prefill_s);
   observe(state_->decode, decode_s);
   state_->prompt_tokens.each([&](Counter& c) { c.Increment(usage.prompt_tokens); });
@@ -216,7 +219,9 @@ void ChoiceClock::on_end(Metrics& metrics, const actors::Usage& usage, std::stri
                          runtime::TimePoint now) {
   ended_ = true;
   const runtime::TimePoint first = first_ == runtime::TimePoint{} ? now : first_;
-  metrics.observe_end(seconds(now - arrival_), seconds(first - arrival_), seconds(now - first), usage, reason);
+  const double to_first = seconds(first - arrival_), queued = seconds(usage.queue_time);
+  metrics.observe_end(seconds(now - arrival_), to_first > queued ? to_first - queued : 0, seconds(now - first), usage,
+                      reason);
 }
 
 }  // namespace spillway::net

@@ -41,7 +41,7 @@ class Metrics {
   void count_tokens(std::size_t tokens);
   /// A choice whose client went away before its end.
   void count_abandoned();
-  void observe_end(double e2e_s, double queue_and_prefill_s, double decode_s, const actors::Usage& usage,
+  void observe_end(double e2e_s, double prefill_s, double decode_s, const actors::Usage& usage,
                    std::string_view reason);
 
   /// The whole page of /metrics.

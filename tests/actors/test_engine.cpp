@@ -195,6 +195,11 @@ TEST_CASE("engine: a thousand requests at once are all answered") {
   }
   const auto done = engine->complete(std::move(requests));
   for (std::size_t i = 0; i < done.size(); ++i) REQUIRE(tokens_of(done[i]).size() == 1 + i % 5);
+  // They were served in order, so the last waited for most of the others.
+  const auto queued = [&](std::size_t i) { return done[i].choices.at(0).usage.queue_time; };
+  CHECK(queued(0).count() >= 0);
+  CHECK(queued(999) > queued(0));
+  CHECK(queued(999) < done[999].choices[0].end - done[999].submitted);
 }
 
 TEST_CASE("engine: cancelling a job ends it early, and the engine serves on") {

@@ -49,7 +49,8 @@ TEST_CASE("metrics: one value under both names") {
   const auto at = [](int ms) { return runtime::TimePoint(std::chrono::milliseconds(ms)); };
   clock.on_tokens(metrics, 1, at(1050));
   clock.on_tokens(metrics, 2, at(1150));
-  clock.on_end(metrics, {.prompt_tokens = 5, .completion_tokens = 3}, "stop", at(1150));
+  clock.on_end(metrics, {.prompt_tokens = 5, .completion_tokens = 3, .queue_time = std::chrono::milliseconds(20)},
+               "stop", at(1150));
   CHECK(clock.ended());
   metrics.count_abandoned();
   metrics.count_http(200);
@@ -60,6 +61,8 @@ TEST_CASE("metrics: one value under both names") {
   CHECK(says("spillway_time_to_first_token_seconds_bucket{le=\"0.04\"} 0\n"));
   CHECK(says("spillway_time_to_first_token_seconds_bucket{le=\"0.06\"} 1\n"));
   CHECK(says("vllm:inter_token_latency_seconds_count{model_name=\"m\"} 2\n"));
+  CHECK(says("vllm:request_queue_time_seconds_sum{model_name=\"m\"} 0.02\n"));
+  CHECK(says("vllm:request_prefill_time_seconds_sum{model_name=\"m\"} 0.03"));
   CHECK(says("spillway_requests_total{reason=\"stop\"} 1\n"));
   CHECK(says("spillway_requests_total{reason=\"abort\"} 1\n"));
   CHECK(says("spillway_http_responses_total{status=\"200\"} 1\n"));
