@@ -65,13 +65,15 @@ class Memory {
 
 }  // namespace
 
-std::uint32_t count_decodes(const SchedulerState& state) {
-  std::uint32_t decodes = 0;
+Demand demand(const SchedulerState& state) {
+  Demand demand;
   for (const auto& [arrival, id] : state.running) {
     const Sequence& sequence = state.at(id);
-    if (ready(sequence) && sequence.decodes()) ++decodes;
+    if (!ready(sequence)) continue;
+    ++(sequence.decodes() ? demand.decodes : demand.prompts);
   }
-  return decodes;
+  for (const auto& [arrival, id] : state.waiting) demand.prompts += state.at(id).held ? 0 : 1;
+  return demand;
 }
 
 StepDecision plan_step(const SchedulerState& state, const Budget& budget) {

@@ -357,7 +357,8 @@ class Scheduler {
   }
 
   void plan() {
-    budget_.max_prompt_tokens = pace_.prompt_tokens(count_decodes(state_));
+    const auto [decodes, prompts] = demand(state_);
+    budget_.max_prompt_tokens = pace_.prompt_tokens(decodes, prompts);
     const StepDecision decision = plan_step(state_, budget_);
     for (const SequenceId id : decision.preempt) preempt(state_.at(id));
     dropped_.clear();  // the releases must reach the block manager before the step does

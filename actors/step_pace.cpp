@@ -23,7 +23,7 @@ StepPace::DecodeTime& StepPace::decode_time(std::uint32_t decodes) {
   return decode_times_[static_cast<std::size_t>(std::bit_width(decodes)) - 1];
 }
 
-std::uint32_t StepPace::prompt_tokens(std::uint32_t decodes) {
+std::uint32_t StepPace::prompt_tokens(std::uint32_t decodes, std::uint32_t prompts) {
   if (max_stretch_ == 0 || decodes == 0) return kUnlimited;
   DecodeTime& alone = decode_time(decodes);
   if ((alone.ns == 0 || alone.age >= kMeasureEvery) && probes_ < kProbesMax) {
@@ -34,7 +34,8 @@ std::uint32_t StepPace::prompt_tokens(std::uint32_t decodes) {
   ++alone.age;
   std::uint32_t chunk = kFirstChunk;
   if (alone.ns > 0 && prompt_token_ns_ > 0) {
-    const double fits = (max_stretch_ - 1) * alone.ns / prompt_token_ns_;
+    const double waiting = std::max(1.0, static_cast<double>(prompts) / decodes);
+    const double fits = (max_stretch_ - 1) * waiting * alone.ns / prompt_token_ns_;
     const std::uint32_t most = std::max(kFirstChunk, 2 * last_chunk_);
     chunk = fits < most ? static_cast<std::uint32_t>(fits) : most;
   }

@@ -3,7 +3,8 @@
 
 // StepPace: how many prompt tokens a step may carry beside running answers, so that an arriving prompt does
 // not stall them. A step that carries prompt tokens should take at most `max_stretch` times one that only
-// decodes.
+// decodes. Where more wait for their first token than read along, what a step may take longer grows by that
+// ratio.
 //
 // It learns from the device's own times alone: what a step of so many decoding sequences takes, and what a
 // prompt token adds to it. Both drift (contexts grow), so decode-only steps are measured anew now and then,
@@ -21,9 +22,9 @@ class StepPace {
   /// max_stretch: above 1; 0 means no limit.
   explicit StepPace(double max_stretch) : max_stretch_(max_stretch) {}
 
-  /// Prompt tokens that the next step may take beside `decodes` sequences that decode. 0: that step is to
-  /// measure decoding alone. Counts as planned: call once a step.
-  [[nodiscard]] std::uint32_t prompt_tokens(std::uint32_t decodes);
+  /// Prompt tokens that the next step may take beside `decodes` sequences that decode, when `prompts` wait
+  /// for their first token. 0: that step is to measure decoding alone. Counts as planned: call once a step.
+  [[nodiscard]] std::uint32_t prompt_tokens(std::uint32_t decodes, std::uint32_t prompts);
 
   /// A step is done and took `device_ns`.
   void measured(std::uint32_t decodes, std::uint32_t prompt_tokens, std::int64_t device_ns);

@@ -172,7 +172,7 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
   add_number(command, "--async-submit", "steps under way at once; 1: plan a step when the last is done [2]",
             options.async_submit, 1, 8);
   add_value(command, "--max-itl-stretch", "X",
-            "longest step with a part of a prompt, in steps without; 0: no limit [0, for serve 1.6]",
+            "longest step with a part of a prompt, in steps without; 0: no limit [0, for serve 1.4]",
             [&options](const std::string& text) -> Result<void> {
               const Result<float> value = parse_real(text);
               if (!value) return value.error();

@@ -28,7 +28,7 @@ namespace spillway::cli {
 namespace {
 
 /// People read along: an arriving prompt may not double the time between their tokens.
-constexpr double kMaxItlStretch = 1.6;
+constexpr double kMaxItlStretch = 1.4;
 
 struct ServeOptions {
   EngineOptions engine;

@@ -59,7 +59,7 @@ def measure(server, model, concurrency, prompts, around):
         command = around + [
             str(SPILLWAY), "bench", "serve", "--port", str(server.port), "--backend", "openai", "--dataset-name", "lengths",
             "--lengths", "sharegpt", "--input-len-max", str(INPUT_MAX), "--output-len-max", str(OUTPUT_MAX),
-            "--num-prompts", str(prompts), "--max-concurrency", str(concurrency), "--temperature", "0", "--seed", "1",
+            "--num-prompts", str(prompts), "--max-concurrency", str(concurrency), "--temperature", "0", "--seed", str(concurrency),
             "--metric-percentiles", "50,99", "--no-live", "--save-result", "--result-filename", result.name,
             "--tokenizer", str(model)]
         done = subprocess.run(command, capture_output=True, text=True)

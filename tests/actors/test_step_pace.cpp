@@ -19,13 +19,14 @@ namespace {
 struct Machine {
   StepPace pace{1.7};
   double base_ns = 10e6, token_ns = 400e3;
+  std::uint32_t prompts = 1;
   std::vector<std::pair<std::uint32_t, std::uint32_t>> in_flight;  // decodes, prompt tokens
 
   double time_of(std::uint32_t decodes, std::uint32_t tokens) const {
     return base_ns + 50e3 * decodes + token_ns * tokens;
   }
   std::uint32_t step(std::uint32_t decodes, std::uint32_t prompt_left) {
-    const std::uint32_t tokens = std::min({prompt_left, pace.prompt_tokens(decodes), 512u});
+    const std::uint32_t tokens = std::min({prompt_left, pace.prompt_tokens(decodes, prompts), 512u});
     in_flight.emplace_back(decodes, tokens);
     if (in_flight.size() > 2) {
       const auto [d, t] = in_flight.front();
@@ -37,8 +38,8 @@ struct Machine {
 };
 
 TEST_CASE("step pace: no limit without a stretch or without anybody who decodes") {
-  CHECK(StepPace(0).prompt_tokens(16) == StepPace::kUnlimited);
-  CHECK(StepPace(1.7).prompt_tokens(0) == StepPace::kUnlimited);
+  CHECK(StepPace(0).prompt_tokens(16, 1) == StepPace::kUnlimited);
+  CHECK(StepPace(1.7).prompt_tokens(0, 1) == StepPace::kUnlimited);
 }
 
 TEST_CASE("step pace: a long prompt moves on, and no step exceeds the stretch once its cost is known") {
@@ -64,6 +65,18 @@ TEST_CASE("step pace: a long prompt moves on, and no step exceeds the stretch on
       if (token_ns < 1e6) CHECK(steps < 4000);
     }
   }
+}
+
+TEST_CASE("step pace: where more wait than read along, prompts get more of a step") {
+  std::uint32_t chunk[2] = {};
+  for (const std::uint32_t i : {0u, 1u}) {
+    Machine machine;
+    machine.prompts = i == 0 ? 4 : 16;
+    for (int step = 0; step < 60; ++step) chunk[i] = std::max(chunk[i], machine.step(4, 1'000'000));
+  }
+  CHECK(chunk[0] > 0);
+  CHECK(chunk[1] > 3.5 * chunk[0]);
+  CHECK(chunk[1] < 4.5 * chunk[0]);
 }
 
 TEST_CASE("step pace: it follows a prompt token that becomes dearer") {
