@@ -120,8 +120,8 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   if (!device.ok()) return std::move(device).error();
   state->device = *std::move(device);
 
-  // Beside the host device workers park at once and are not pinned: it wants every core. A GPU wants to be fed at
-  // once, and its events to be looked at.
+  // Beside the host device workers park at once and are not pinned: it wants every core. A GPU wants to be
+  // fed at once, and its events to be looked at.
   const bool polls = state->device.device->info().needs_polling;
   state->executor = std::make_unique<runtime::ThreadExecutor>(runtime::ThreadOptions{
       .workers = 2,

@@ -37,6 +37,7 @@ struct DeviceOptions {
   std::uint32_t max_num_batched_tokens = 512;  // tokens in one step
   std::uint32_t max_model_len = 0;             // longest sequence, tokens
   std::uint32_t max_steps_in_flight = 2;
+  bool sparse_kv = false;  // sequences may be sparsified: blocks carry positions and scores
 };
 
 struct DeviceInfo {
