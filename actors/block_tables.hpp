@@ -74,6 +74,8 @@ class BlockTables {
   void drop_emptied(LeaseId lease, std::span<const gpu::BlockId> blocks);
 
   [[nodiscard]] SlotTotals slot_totals() const;
+  /// Of a sparsified table that is held.
+  [[nodiscard]] SlotCount slots(LeaseId lease) const { return tables_.at(lease).sparse.value().slots; }
 
   /// Grows the table to cover `tokens` positions. All or nothing: false when the pool has too few blocks.
   [[nodiscard]] bool extend_to(LeaseId lease, std::uint32_t tokens);

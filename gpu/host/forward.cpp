@@ -92,6 +92,10 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
                 static_cast<std::size_t>(model.spec.embedding_size),
                 model.project_in.needs_quantized() || model.lm_head.needs_quantized(), false) {
   const std::uint32_t group = static_cast<std::uint32_t>(model.spec.num_heads) / layout.num_kv_heads;
+  if (layout.slots_offset > 0)
+    slots_ =
+        SparseSlots(layout, attention_kernels_, group, static_cast<std::uint32_t>(model.spec.sliding_window),
+                    threads_, limits.max_model_len);
   scratch_.reserve(threads_);
   for (std::uint32_t i = 0; i < threads_; ++i) scratch_.emplace_back(layout, group);
   tokens_.reserve(limits.max_tokens);
@@ -113,15 +117,25 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
   spans_.clear();
   std::vector<AttentionSpan>& spans = spans_;
   tokens_.resize(plan.tokens.size());
+  slots_.clear();
   for (std::uint32_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceStep& sequence = plan.sequences[s];
     const BlockId* blocks = plan.block_table.data() + sequence.block_offset;
-    for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
-      const std::uint32_t position = sequence.first_position + i;
-      TokenPlace& place = tokens_[sequence.token_offset + i];
-      place = {tokens[sequence.token_offset + i], position, blocks[position / layout_.block_size],
-               position % layout_.block_size, i < sequence.prompt_count};
+    std::uint32_t sparse = SequenceStep::kExact;
+    bool takes_slots = false;  // its token goes to other slots in each head
+    if (sequence.sparsified()) {
+      sparse = slots_.add(plan, s);
+      takes_slots = !plan.sparse[sequence.sparse].in_prompt(sequence.first_position);
     }
+    for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
+      const std::uint32_t position = sequence.first_position + i, slot = takes_slots ? 0 : position;
+      TokenPlace& place = tokens_[sequence.token_offset + i];
+      place = {tokens[sequence.token_offset + i], position,
+               blocks[slot / layout_.block_size], slot % layout_.block_size,
+               i < sequence.prompt_count,         sparse};
+    }
+    if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
+    if (takes_slots) continue;
     const std::uint32_t rounded = prompt_attention_ == nullptr ? 0 : sequence.prompt_count;
     if (rounded > 0) {
       spans.push_back({sequence.first_position, rounded, sequence.token_offset, sequence.token_offset, blocks,
@@ -131,7 +145,6 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
       spans.push_back({sequence.first_position + rounded, sequence.token_count - rounded,
                        sequence.token_offset + rounded, sequence.token_offset + rounded, blocks});
     }
-    if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
   }
   runs_.clear();
   for (std::uint32_t row = 0; row < tokens_.size(); ++row) {
@@ -146,8 +159,10 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
   attention_plan_.build(spans, layout_, geometry);
   // The last layer's output is read only where a token is drawn.
   spans.clear();
+  slots_.place_last_rows(plan);
   for (std::uint32_t i = 0; i < sampled_.size(); ++i) {
     const SequenceStep& sequence = plan.sequences[sampled_[i].sequence];
+    if (slots_.attends(tokens_[sampled_[i].token_row].sparse)) continue;
     const BlockId* blocks = plan.block_table.data() + sequence.block_offset;
     spans.push_back(
         {sequence.first_position + sequence.token_count - 1, 1, sampled_[i].token_row, i, blocks});
@@ -277,6 +292,15 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
     turn(q, q_size_, weights.q_norm);
     turn(k, kv_size_, weights.k_norm);
     row_kernels_.scale(q, q_scale, q_size_);
+    if (place.sparse != SequenceStep::kExact) {
+      for (std::uint32_t h = 0; h < layout_.num_kv_heads; ++h) {
+        const SlotPlace at = slots_.take_slot(pool, place.sparse, place.position, layer, h);
+        attention_kernels_.write_kv(layout_, at.block + layout_.k_offset(layer, h),
+                                    at.block + layout_.v_offset(layer, h), at.lane, k + h * head_dim,
+                                    v + h * head_dim);
+      }
+      return;
+    }
     std::byte* block = pool + static_cast<std::size_t>(place.block) * layout_.block_bytes;
     for (std::uint32_t h = 0; h < layout_.num_kv_heads; ++h) {
       attention_kernels_.write_kv(layout_, block + layout_.k_offset(layer, h),
@@ -311,7 +335,7 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   write_kv(member, layer, pool);
-  if (last && sampled_.empty()) return;
+  if (last && sampled_.empty() && slots_.empty()) return;
   member.barrier();
   timer.mark(member, Phase::kRows);
 
@@ -324,8 +348,11 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
   AttentionPlan& plan = last ? last_attention_plan_ : attention_plan_;
   plan.run(member, attention_kernels_, pool, layer, qkv_.data(), stride, attended_.rows.data(), q_size_,
            scratch_[member.index()].view());
+  slots_.attend(member, pool, layer, qkv_.data(), stride, attended_.rows.data(), q_size_,
+                scratch_[member.index()].view());
   member.barrier();
   timer.mark(member, Phase::kAttention);
+  if (last && sampled_.empty()) return;
 
   const std::uint32_t rows = last ? num_samples() : all_rows;
   if (weights.o.needs_quantized()) {
@@ -411,10 +438,11 @@ void Forward::run(TeamMember& member, std::byte* pool, PhaseTimer& timer) {
   for (std::uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
     const bool last = layer + 1 == model_.layers.size();
     attention_block(member, layer, pool, timer);
-    if (last && sampled_.empty()) return;
+    if (last && sampled_.empty()) break;
     mlp_block(member, layer, last ? num_samples() : static_cast<std::uint32_t>(tokens_.size()), timer);
   }
-  head(member, timer);
+  slots_.evict(member, pool);
+  if (!sampled_.empty()) head(member, timer);
 }
 
 }  // namespace spillway::gpu::host
