@@ -193,6 +193,11 @@ class Router {
                    "sparse_kv_cache: this engine was started without sparsification; start it with "
                    "--sparse-kv-cache-method or --sparse-kv-cache-per-request"};
     }
+    if (params.rotate_to_cache && !config_.rotates_to_cache) {
+      return Error{Errc::kUnsupported,
+                   "sparse_kv_cache: positions 'cache' needs a model with rotary positions on the "
+                   "host device"};
+    }
     params.seed = message.params.seed;
     Result<model::SparseKvParams> resolved =
         model::resolve(params, static_cast<std::uint32_t>(message.prompt.size()));

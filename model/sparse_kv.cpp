@@ -62,6 +62,7 @@ Result<void> validate(const SparseKvParams& p) {
   if (p.window == 0) return refuse("window must be 1 or more");
   if (p.rotate_to_cache && p.method != SparseMethod::kStreaming)
     return refuse("positions 'cache' goes with method streaming only");
+  if (p.rotate_to_cache && p.sinks > 256) return refuse("positions 'cache' goes with at most 256 sinks");
   if (p.budget != 0) {
     if (Result<SparseKvParams> whole = resolve(p, p.budget); !whole) return std::move(whole).error();
   }
