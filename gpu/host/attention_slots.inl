@@ -19,21 +19,26 @@ class SlotFields {
     const std::uint32_t size = layout_.block_size;
     for (std::uint32_t i = 0; i < kPartitionSlots; ++i) {
       if (i % size == 0 && first + i + size <= end) {
-        __builtin_memcpy(out + i, fields(first + i), size * sizeof(float));
+        const float* at = fields(first + i);
+        __builtin_prefetch(at + size);  // its scores
+        if (first + i + kPartitionSlots < end) __builtin_prefetch(fields(first + i + kPartitionSlots));
+        __builtin_memcpy(out + i, at, size * sizeof(float));
         i += size - 1;
       } else {
         out[i] = first + i < end ? fields(first + i)[(first + i) % size] : kHole;
       }
     }
   }
-  /// scores += added (or = added) for slots [first, first + n).
-  SPW_INLINE void update_scores(std::uint32_t first, std::uint32_t n, const float* added, ScoreUpdate update) const {
+  /// scores += added (or = added) for slots [first, first + n); `added` then holds the scores.
+  SPW_INLINE void update_scores(std::uint32_t first, std::uint32_t n, float* added, ScoreUpdate update) const {
     const std::uint32_t size = layout_.block_size;
     for (std::uint32_t i = 0; i < n; i += size) {
       float* scores = fields(first + i) + size;
       const std::uint32_t count = n - i < size ? n - i : size;
-      for (std::uint32_t j = 0; j < count; ++j)
-        scores[j] = update == ScoreUpdate::kAdd ? scores[j] + added[i + j] : added[i + j];
+      if (update == ScoreUpdate::kAdd) {
+        for (std::uint32_t j = 0; j < count; ++j) added[i + j] += scores[j];
+      }
+      __builtin_memcpy(scores, added + i, count * sizeof(float));
     }
   }
   SPW_INLINE void read_scores(std::uint32_t first, std::uint32_t n, float* out) const {
@@ -171,12 +176,9 @@ SPW_INLINE float weight_factor(float partition_maximum, float maximum, float tot
   return powers[0] / total;
 }
 
-template <KvDType T>
-void attend_slots(const SlotTask& task, const ScratchView& scratch) {
-  const KvLayout& layout = *task.layout;
-  const std::uint32_t rows = task.group, padded = layout.padded_dim;
-  const std::uint32_t partitions = (task.span + kPartitionSlots - 1) / kPartitionSlots;
-  AttentionTask reads;  // the whole span as if it were a prefix
+/// The whole span as if it were a prefix: what the functions that read keys and values want.
+SPW_INLINE AttentionTask span_of(const SlotTask& task) {
+  AttentionTask reads;
   reads.layout = task.layout;
   reads.k_pool = task.k_pool;
   reads.v_pool = task.v_pool;
@@ -186,7 +188,16 @@ void attend_slots(const SlotTask& task, const ScratchView& scratch) {
   reads.group = task.group;
   reads.tokens = 1;
   reads.first_position = task.span - 1;
-  reads.partition_end = partitions;
+  reads.partition_end = (task.span + kPartitionSlots - 1) / kPartitionSlots;
+  return reads;
+}
+
+template <KvDType T>
+void attend_slots(const SlotTask& task, const ScratchView& scratch) {
+  const KvLayout& layout = *task.layout;
+  const std::uint32_t rows = task.group, padded = layout.padded_dim;
+  const std::uint32_t partitions = (task.span + kPartitionSlots - 1) / kPartitionSlots;
+  const AttentionTask reads = span_of(task);
   const bool widened = (T != KvDType::kF32 && rows >= kWidenRows) || layout.block_size < 16;
   pack_queries(reads, scratch.packed_q);
   if (task.sink_q != nullptr) {
@@ -199,16 +210,20 @@ void attend_slots(const SlotTask& task, const ScratchView& scratch) {
   const std::size_t stride = std::size_t{partitions} * kPartitionSlots;
   float* maxima = task.weights + rows * stride;  // [partition][rows]
   const SlotFields fields(layout, task.positions_pool, task.blocks);
-  float positions[kPartitionSlots];
   Stream stream;
   push_chunks(reads, 0, task.k_pool, layout.k_chunk_bytes, stream);
   for (std::size_t i = 0; i < kAheadBursts; ++i) stream.burst();
   for (std::uint32_t index = 0; index < partitions; ++index) {
     stream.compact();
     push_chunks(reads, index, task.v_pool, layout.v_chunk_bytes, stream);
-    if (index + 1 < partitions) push_chunks(reads, index + 1, task.k_pool, layout.k_chunk_bytes, stream);
+    if (index + 1 < partitions) {
+      push_chunks(reads, index + 1, task.k_pool, layout.k_chunk_bytes, stream);
+    } else if (task.next != nullptr) {
+      push_chunks(span_of(*task.next), 0, task.next->k_pool, layout.k_chunk_bytes, stream);
+    }
     const std::uint32_t base = index * kPartitionSlots;
     const std::uint32_t slots = task.span - base < kPartitionSlots ? task.span - base : kPartitionSlots;
+    float* positions = task.positions + base;
     fields.read_positions(base, task.span, positions);
     Partition partition;
     if (widened) {
@@ -243,7 +258,7 @@ void attend_slots(const SlotTask& task, const ScratchView& scratch) {
   for (std::uint32_t index = 0; index < partitions; ++index) {
     const std::uint32_t base = index * kPartitionSlots;
     const std::uint32_t slots = task.span - base < kPartitionSlots ? task.span - base : kPartitionSlots;
-    float added[kPartitionSlots];
+    float* added = task.scores + base;
     for (std::uint32_t row = 0; row < rows; ++row) {
       const float* state = scratch.sums + row * (padded + 2);
       const V16 factor = set16(weight_factor(maxima[index * rows + row], state[padded], state[padded + 1]));

@@ -95,7 +95,7 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
   if (layout.slots_offset > 0) {
     slots_ =
         SparseSlots(layout, attention_kernels_, group, static_cast<std::uint32_t>(model.spec.sliding_window),
-                    threads_, limits.max_model_len);
+                    threads_, limits.max_samples, limits.max_model_len);
     sink_cosine_.resize(cosine_.size());
     sink_sine_.resize(cosine_.size());
     sink_q_.resize(limits.max_tokens * q_size_);

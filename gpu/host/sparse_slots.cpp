@@ -13,21 +13,28 @@ namespace {
 using model::SparseGranularity;
 using model::SparseMethod;
 
-constexpr float kReported = -2.0f;  // a hole of a block that was reported as emptied
+constexpr std::uint32_t kFewVictims = 8;  // cheaper one by one than by sorting
+constexpr float kReported = -2.0f;        // a hole of a block that was reported as emptied
 
 std::uint32_t whole_groups(std::uint32_t slots) { return (slots + 15) / 16 * 16; }
 
 }  // namespace
 
 SparseSlots::SparseSlots(const KvLayout& layout, const AttentionKernels& kernels, std::uint32_t group,
-                         std::uint32_t window, std::uint32_t threads, std::uint32_t max_model_len)
-    : layout_(&layout), kernels_(&kernels), group_(group), window_(window), scratch_(threads) {
+                         std::uint32_t window, std::uint32_t threads, std::uint32_t max_rows,
+                         std::uint32_t max_model_len)
+    : layout_(&layout),
+      kernels_(&kernels),
+      group_(group),
+      window_(window),
+      scratch_(threads),
+      last_victim_(std::size_t{max_rows} * units(), UINT32_MAX) {
   const std::size_t partitions = (std::size_t{max_model_len} + kPartitionSlots - 1) / kPartitionSlots;
   const std::size_t rows = std::max(group, kBlockRows);
   for (Scratch& scratch : scratch_) {
     scratch.sink_q.resize(std::size_t{group} * layout.head_dim);
     scratch.weights.resize(rows * partitions * (kPartitionSlots + 2));
-    scratch.positions.resize(whole_groups(max_model_len) + 16);
+    scratch.positions.resize(partitions * kPartitionSlots);
     scratch.scores.resize(scratch.positions.size());
   }
 }
@@ -38,7 +45,7 @@ std::uint32_t SparseSlots::add(const StepPlan& plan, std::uint32_t index) {
   const BlockId* table = plan.block_table.data();
   sequences_.push_back({&sparse, table + step.block_offset, table + sparse.copy_block_offset, index,
                         step.first_position, step.token_count, step.token_offset, step.token_offset,
-                        sparse.in_prompt(step.first_position)});
+                        static_cast<std::uint32_t>(step.row), sparse.in_prompt(step.first_position)});
   return static_cast<std::uint32_t>(sequences_.size() - 1);
 }
 
@@ -54,6 +61,13 @@ void SparseSlots::place_last_rows(const StepPlan& plan) {
   }
 }
 
+std::uint32_t SparseSlots::only_hole(const Sequence& sequence, std::uint32_t unit) const {
+  const SparseStep& step = *sequence.step;
+  const bool one = step.reuse && step.live + step.evict == step.span;  // with this token, every slot is taken
+  const std::uint32_t slot = one ? last_victim_[sequence.table_row * units() + unit] : UINT32_MAX;
+  return slot < step.span ? slot : UINT32_MAX;
+}
+
 float* SparseSlots::fields(std::byte* pool, const Sequence& sequence, std::uint32_t slot,
                            std::uint32_t unit) const {
   const auto block = static_cast<std::size_t>(sequence.blocks[slot / layout_->block_size]);
@@ -67,7 +81,10 @@ SlotPlace SparseSlots::take_slot(std::byte* pool, std::uint32_t number, std::uin
   const Sequence& sequence = sequences_[number];
   const std::uint32_t size = layout_->block_size, unit = layer * layout_->num_kv_heads + kv_head;
   std::uint32_t slot = sequence.in_prompt ? position : sequence.step->span - 1;
-  if (sequence.step->reuse) {
+  if (const std::uint32_t only = only_hole(sequence, unit);
+      only != UINT32_MAX && fields(pool, sequence, only, unit)[only % size] < 0) {
+    slot = only;
+  } else if (sequence.step->reuse) {
     // There is always a hole, unless a step before failed; then the answer is void and the last slot will do.
     for (std::uint32_t first = 0; first < sequence.step->span; first += size) {
       const float* positions = fields(pool, sequence, first, unit);
@@ -91,21 +108,27 @@ void SparseSlots::attend(TeamMember& member, std::byte* pool, std::uint32_t laye
   const std::uint32_t heads = layout_->num_kv_heads;
   const std::size_t width = std::size_t{group_} * layout_->head_dim;
   Scratch& scratch = scratch_[member.index()];
-  member.for_chunks(static_cast<std::uint32_t>(sequences_.size()) * heads, [&](std::uint32_t i) {
+  const auto items = static_cast<std::uint32_t>(sequences_.size()) * heads;
+  member.for_chunks(items, [&](std::uint32_t i) {
     const Sequence& sequence = sequences_[i / heads];
     const std::uint32_t head = i % heads;
     if (sequence.in_prompt) {
       const float* q = rows.q + sequence.row * rows.q_stride + head * width;
-      score_prompt(sequence, pool, layer, head, q, rows.q_stride, scratch, view);
-    } else {
-      attend_token(sequence, pool, layer, head, rows, scratch, view);
+      return score_prompt(sequence, pool, layer, head, q, rows.q_stride, scratch, view);
     }
+    SlotTask task = token_task(sequence, pool, layer, head, rows, scratch);
+    SlotTask following;
+    if (i + 1 < items && !sequences_[(i + 1) / heads].in_prompt) {
+      following = token_task(sequences_[(i + 1) / heads], pool, layer, (i + 1) % heads, rows, scratch);
+      task.next = &following;
+    }
+    kernels_->attend_slots(task, view);
+    if (evicts_at_once(sequence)) evict_at_once(sequence, pool, layer * heads + head, scratch);
   });
 }
 
-void SparseSlots::attend_token(const Sequence& sequence, std::byte* pool, std::uint32_t layer,
-                               std::uint32_t head, const Rows& rows, Scratch& scratch,
-                               const ScratchView& view) const {
+SlotTask SparseSlots::token_task(const Sequence& sequence, std::byte* pool, std::uint32_t layer,
+                                 std::uint32_t head, const Rows& rows, Scratch& scratch) const {
   const std::uint32_t position = sequence.first_position;
   const std::size_t width = std::size_t{group_} * layout_->head_dim;
   const std::uint32_t out_row = layer + 1 == layout_->num_layers ? sequence.last_row : sequence.row;
@@ -128,7 +151,28 @@ void SparseSlots::attend_token(const Sequence& sequence, std::byte* pool, std::u
       window_ != 0 && position + 1 > window_ ? static_cast<float>(position + 1 - window_) : 0.0f;
   task.update = score_update(sequence.step->params, sequence.step->prompt_length, position);
   task.weights = scratch.weights.data();
-  kernels_->attend_slots(task, view);
+  task.positions = scratch.positions.data();
+  task.scores = scratch.scores.data();
+  return task;
+}
+
+// Positions and scores are at hand then: one pass over the head's slots instead of two.
+bool SparseSlots::evicts_at_once(const Sequence& sequence) {
+  const SparseStep& step = *sequence.step;
+  return !sequence.in_prompt && step.evict > 0 && step.evict <= kFewVictims &&
+         step.packing == SparseStep::Packing::kNone && step.params.granularity == SparseGranularity::kHead &&
+         step.params.method != SparseMethod::kRandom;
+}
+
+void SparseSlots::evict_at_once(const Sequence& sequence, std::byte* pool, std::uint32_t unit,
+                                Scratch& scratch) {
+  const SparseStep& step = *sequence.step;
+  if (step.params.method == SparseMethod::kStreaming)
+    std::copy_n(scratch.positions.begin(), whole_groups(step.span), scratch.scores.begin());
+  choose(sequence, scratch);
+  for (const std::uint32_t slot : scratch.victims)
+    fields(pool, sequence, slot, unit)[slot % layout_->block_size] = kHole;
+  if (!scratch.victims.empty()) last_victim_[sequence.table_row * units() + unit] = scratch.victims.front();
 }
 
 void SparseSlots::score_prompt(const Sequence& sequence, std::byte* pool, std::uint32_t layer,
@@ -162,12 +206,12 @@ void SparseSlots::score_prompt(const Sequence& sequence, std::byte* pool, std::u
 
 void SparseSlots::evict(TeamMember& member, std::byte* pool) {
   if (sequences_.empty()) return;
-  const std::uint32_t units = layout_->num_layers * layout_->num_kv_heads;
   Scratch& scratch = scratch_[member.index()];
   // One chunk a layer, so that one long sequence is shared out too; who decides alone takes the first chunk.
   member.for_chunks(static_cast<std::uint32_t>(sequences_.size()) * layout_->num_layers,
                     [&](std::uint32_t i) {
                       const Sequence& sequence = sequences_[i / layout_->num_layers];
+                      if (evicts_at_once(sequence)) return;
                       const std::uint32_t layer = i % layout_->num_layers, heads = layout_->num_kv_heads;
                       switch (sequence.step->params.granularity) {
                         case SparseGranularity::kHead:
@@ -177,7 +221,7 @@ void SparseSlots::evict(TeamMember& member, std::byte* pool) {
                         case SparseGranularity::kLayer:
                           return evict_together(sequence, pool, layer * heads, heads, scratch);
                         case SparseGranularity::kToken:
-                          if (layer == 0) evict_together(sequence, pool, 0, units, scratch);
+                          if (layer == 0) evict_together(sequence, pool, 0, units(), scratch);
                           return;
                       }
                     });
@@ -222,7 +266,6 @@ void SparseSlots::choose(const Sequence& sequence, Scratch& scratch) const {
   const std::uint32_t n = whole_groups(step.span);
   std::vector<std::uint32_t>& victims = scratch.victims;
   victims.clear();
-  constexpr std::uint32_t kFewVictims = 8;  // cheaper one by one than by sorting
   if (step.evict <= kFewVictims) {
     while (victims.size() < step.evict) {
       const std::uint32_t slot =
@@ -278,9 +321,8 @@ void SparseSlots::report_emptied(std::byte* pool, StepResult& result) const {
     for (std::uint32_t block = 0; block < step.span / size; ++block) {
       // The heads' positions and scores follow each other; a position is what tells.
       float* at = fields(pool, sequence, block * size, 0);
-      const std::uint32_t units = layout_->num_layers * layout_->num_kv_heads;
       const auto each = [&](auto&& f) {
-        for (std::uint32_t unit = 0; unit < units; ++unit)
+        for (std::uint32_t unit = 0; unit < units(); ++unit)
           for (std::uint32_t i = 0; i < size; ++i)
             if (!f(at[unit * 2 * size + i])) return false;
         return true;

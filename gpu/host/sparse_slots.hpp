@@ -29,7 +29,8 @@ class SparseSlots {
   SparseSlots() = default;
   /// `group`: query heads a KV head; `window`: as AttentionTask's. The layout and the kernels outlive this.
   SparseSlots(const KvLayout& layout, const AttentionKernels& kernels, std::uint32_t group,
-              std::uint32_t window, std::uint32_t threads, std::uint32_t max_model_len);
+              std::uint32_t window, std::uint32_t threads, std::uint32_t max_rows,
+              std::uint32_t max_model_len);
 
   void clear() noexcept { sequences_.clear(); }
   /// Takes in plan.sequences[index]; returns its number here. The plan outlives the step.
@@ -83,8 +84,9 @@ class SparseSlots {
     const BlockId* copy_to = nullptr;
     std::uint32_t index = 0;  // into StepPlan::sequences
     std::uint32_t first_position = 0, tokens = 0;
-    std::uint32_t row = 0;       // of its first token
-    std::uint32_t last_row = 0;  // of its output in the last layer
+    std::uint32_t row = 0;        // of its first token
+    std::uint32_t last_row = 0;   // of its output in the last layer
+    std::uint32_t table_row = 0;  // its RowId
     bool in_prompt = false;
   };
   /// One member's working memory.
@@ -97,8 +99,15 @@ class SparseSlots {
 
   [[nodiscard]] float* fields(std::byte* pool, const Sequence& sequence, std::uint32_t slot,
                               std::uint32_t unit) const;
-  void attend_token(const Sequence& sequence, std::byte* pool, std::uint32_t layer, std::uint32_t head,
-                    const Rows& rows, Scratch& scratch, const ScratchView& view) const;
+  [[nodiscard]] std::uint32_t units() const noexcept { return layout_->num_layers * layout_->num_kv_heads; }
+  [[nodiscard]] SlotTask token_task(const Sequence& sequence, std::byte* pool, std::uint32_t layer,
+                                    std::uint32_t head, const Rows& rows, Scratch& scratch) const;
+  /// The head chooses right after its attention; otherwise evict() does.
+  [[nodiscard]] static bool evicts_at_once(const Sequence& sequence);
+  void evict_at_once(const Sequence& sequence, std::byte* pool, std::uint32_t unit, Scratch& scratch);
+  /// The slot that the head's only hole is in, if it has but one and that is remembered; UINT32_MAX: look for
+  /// it.
+  [[nodiscard]] std::uint32_t only_hole(const Sequence& sequence, std::uint32_t unit) const;
   void score_prompt(const Sequence& sequence, std::byte* pool, std::uint32_t layer, std::uint32_t head,
                     const float* q, std::size_t q_stride, Scratch& scratch, const ScratchView& view) const;
   /// The heads [first, first + count) of all layers' decide together.
@@ -114,7 +123,8 @@ class SparseSlots {
   std::uint32_t window_ = 0;
   std::vector<Sequence> sequences_;
 
-  std::vector<Scratch> scratch_;  // [members]
+  std::vector<Scratch> scratch_;            // [members]
+  std::vector<std::uint32_t> last_victim_;  // [rows][units]: the slot of the last token evicted
 };
 
 }  // namespace spillway::gpu::host

@@ -159,7 +159,7 @@ class Bench {
         pool_(*KvPool::create(layout_, layout_.block_bytes * 200)),
         team_(threads),
         kernels_(attention_kernels(shape.target)),
-        slots_(layout_, kernels_, kGroup, shape.window, threads, kLongest),
+        slots_(layout_, kernels_, kGroup, shape.window, threads, 1, kLongest),
         tables_(BlockPool(200, shape.block_size, false)) {
     for (std::uint32_t i = 0; i < threads; ++i) scratch_.emplace_back(layout_, kGroup);
     std::memset(pool_.data(), 0xff, layout_.block_bytes * 200);  // NaN, and positions that are no position
