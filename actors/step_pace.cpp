@@ -12,6 +12,7 @@ constexpr std::uint32_t kLeastChunk = 4;      // a prompt always moves on
 constexpr std::uint32_t kMeasureEvery = 128;  // steps between two that only decode
 constexpr std::uint32_t kProbesMax = 8;       // results may be some steps away, or never come
 constexpr double kNew = 0.5;                  // weight of the newest measurement
+constexpr double kWaitingWeight = 8;          // one who waits for a first token, in readers
 
 void blend(double& estimate, double measured) {
   estimate = estimate == 0 ? measured : (1 - kNew) * estimate + kNew * measured;
@@ -34,8 +35,9 @@ std::uint32_t StepPace::prompt_tokens(std::uint32_t decodes, std::uint32_t promp
   ++alone.age;
   std::uint32_t chunk = kFirstChunk;
   if (alone.ns > 0 && prompt_token_ns_ > 0) {
-    const double waiting = std::max(1.0, static_cast<double>(prompts) / decodes);
-    const double fits = (max_stretch_ - 1) * waiting * alone.ns / prompt_token_ns_;
+    const double others = prompts > 0 ? prompts - 1.0 : 0.0;
+    const double urgency = std::max(1.0, kWaitingWeight * others / decodes);
+    const double fits = (max_stretch_ - 1) * urgency * alone.ns / prompt_token_ns_;
     const std::uint32_t most = std::max(kFirstChunk, 2 * last_chunk_);
     chunk = fits < most ? static_cast<std::uint32_t>(fits) : most;
   }

@@ -3,8 +3,8 @@
 
 // StepPace: how many prompt tokens a step may carry beside running answers, so that an arriving prompt does
 // not stall them. A step that carries prompt tokens should take at most `max_stretch` times one that only
-// decodes. Where more wait for their first token than read along, what a step may take longer grows by that
-// ratio.
+// decodes. Where several wait for their first token, each but the first counts as eight readers: if these are
+// more than those who read along, what a step may take longer grows by that ratio.
 //
 // It learns from the device's own times alone: what a step of so many decoding sequences takes, and what a
 // prompt token adds to it. Both drift (contexts grow), so decode-only steps are measured anew now and then,

@@ -26,8 +26,9 @@ TEST_CASE(
   SimOutcome total;
   std::set<std::uint64_t> traces;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
+    INFO("seed " << seed);  // before the run, so that an abort names it too
     const SimOutcome run = run_sim_engine({.seed = seed});
-    INFO("seed " << seed << ": " << run.broken);
+    INFO(run.broken);
     REQUIRE(run.broken.empty());
     traces.insert(run.trace_hash);
     total.requests += run.requests;
@@ -82,8 +83,9 @@ TEST_CASE("sim engine: when a serving actor dies, every request still gets its o
   const auto [first, count] = seeds(2'000);
   std::uint64_t crashes = 0;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
+    INFO("seed " << seed);
     const SimOutcome run = run_sim_engine({.seed = seed, .crashes = true});
-    INFO("seed " << seed << ": " << run.broken);
+    INFO(run.broken);
     REQUIRE(run.broken.empty());
     crashes += run.crashes;
   }

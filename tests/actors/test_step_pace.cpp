@@ -67,16 +67,21 @@ TEST_CASE("step pace: a long prompt moves on, and no step exceeds the stretch on
   }
 }
 
-TEST_CASE("step pace: where more wait than read along, prompts get more of a step") {
-  std::uint32_t chunk[2] = {};
-  for (const std::uint32_t i : {0u, 1u}) {
+TEST_CASE("step pace: where several wait, prompts get more of a step") {
+  const auto largest_chunk = [](std::uint32_t decodes, std::uint32_t prompts) {
     Machine machine;
-    machine.prompts = i == 0 ? 4 : 16;
-    for (int step = 0; step < 60; ++step) chunk[i] = std::max(chunk[i], machine.step(4, 1'000'000));
-  }
-  CHECK(chunk[0] > 0);
-  CHECK(chunk[1] > 3.5 * chunk[0]);
-  CHECK(chunk[1] < 4.5 * chunk[0]);
+    machine.prompts = prompts;
+    std::uint32_t chunk = 0;
+    for (int step = 0; step < 60; ++step) chunk = std::max(chunk, machine.step(decodes, 1'000'000));
+    return static_cast<double>(chunk);
+  };
+  const double alone = largest_chunk(16, 1);
+  CHECK(alone > 0);
+  CHECK(largest_chunk(16, 2) == alone);  // one more weighs less than sixteen readers
+  CHECK(largest_chunk(16, 3) == alone);
+  CHECK(largest_chunk(16, 9) == Approx(4 * alone).epsilon(0.1));
+  CHECK(largest_chunk(16, 17) == Approx(8 * alone).epsilon(0.1));
+  CHECK(largest_chunk(1, 1) == Approx(largest_chunk(2, 1)).epsilon(0.1));  // a single newcomer never pushes
 }
 
 TEST_CASE("step pace: it follows a prompt token that becomes dearer") {
