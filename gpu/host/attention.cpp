@@ -10,7 +10,14 @@
 namespace spillway::gpu::host {
 namespace {
 
-std::uint32_t tokens_per_task(std::uint32_t group) { return std::max<std::uint32_t>(1, kTaskRows / group); }
+/// Prompt kernels take large tiles, but four for each thread (over the KV heads) if the span has them.
+std::uint32_t tokens_per_task(const AttentionSpan& span, std::uint32_t group, std::uint32_t kv_heads,
+                              std::uint32_t threads) {
+  const std::uint32_t small = std::max<std::uint32_t>(1, kTaskRows / group);
+  if (span.prompt == nullptr) return small;
+  const std::uint32_t shared = (span.tokens * kv_heads + 4 * threads - 1) / (4 * threads);
+  return std::clamp(shared, small, std::max(small, kPromptTaskRows / group));
+}
 
 }  // namespace
 
@@ -26,17 +33,16 @@ const AttentionKernels& attention_kernels(CpuTarget target) noexcept {
 }
 
 AttentionScratch::AttentionScratch(const KvLayout& layout, std::uint32_t group) {
-  const std::size_t rows = std::max<std::size_t>(kTaskRows, group);
+  const std::size_t rows = std::max<std::size_t>({kTaskRows, kPromptTaskRows, (group + 15) / 16 * 16});
   const auto whole_lines = [](std::size_t floats) { return (floats + 15) / 16 * 16; };
   const std::size_t keys = std::size_t{kPartitionSlots} * layout.head_dim;
   const std::size_t values = std::size_t{kPartitionSlots} * layout.padded_dim;
   const std::size_t packed = whole_lines(rows * layout.head_dim);
-  const std::size_t scores = std::size_t{kPromptBlockRows} * kPartitionSlots;
-  const std::size_t probabilities = scores / 2;
+  const std::size_t scores = std::size_t{kPromptBlockRows} * kPromptScoreStride;
   const std::size_t part = std::size_t{kPromptBlockRows} * layout.padded_dim;
   const std::size_t sums = whole_lines(rows * (layout.padded_dim + 2));
   // 16 more: a widened group of 8 slots, and vector loads at an end, stay inside.
-  const std::size_t floats = keys + values + packed + scores + probabilities + part + sums + 16;
+  const std::size_t floats = keys + values + packed + scores + part + sums + 16;
   memory_.reset(static_cast<float*>(std::aligned_alloc(64, floats * sizeof(float))));
   if (memory_ == nullptr) throw std::bad_alloc();
   std::fill_n(memory_.get(), floats, 0.0f);
@@ -44,8 +50,7 @@ AttentionScratch::AttentionScratch(const KvLayout& layout, std::uint32_t group) 
   view_.values = view_.keys + keys;
   view_.packed_q = view_.values + values;
   view_.scores = view_.packed_q + packed;
-  view_.probabilities = reinterpret_cast<std::byte*>(view_.scores + scores);
-  view_.part = view_.scores + scores + probabilities;
+  view_.part = view_.scores + scores;
   view_.sums = view_.part + part;
 }
 
@@ -59,8 +64,8 @@ void AttentionPlan::build(const std::vector<AttentionSpan>& spans, const KvLayou
   spans_.assign(spans.begin(), spans.end());
   items_.clear();
   splits_.clear();
-  const std::uint32_t tile = tokens_per_task(group_);
   for (std::uint32_t s = 0; s < spans_.size(); ++s) {
+    const std::uint32_t tile = tokens_per_task(spans_[s], group_, layout.num_kv_heads, geometry.threads);
     for (std::uint32_t first = 0; first < spans_[s].tokens; first += tile) {
       Item item;
       item.span = s;

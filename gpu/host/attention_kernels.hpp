@@ -49,16 +49,19 @@ inline constexpr std::uint32_t kTaskRows = 96;
 inline constexpr std::uint32_t kBlockRows = 12;
 /// The same for prompt_kernels.hpp.
 inline constexpr std::uint32_t kPromptBlockRows = 32;
+/// Floats from one row of their scores to the next: rows a power of two apart would meet in few cache sets.
+inline constexpr std::uint32_t kPromptScoreStride = kPartitionSlots + 16;
+/// Rows one task of those kernels may have: what it makes panels of serves that many.
+inline constexpr std::uint32_t kPromptTaskRows = 384;
 
 /// One thread's working memory, as the kernels see it. AttentionScratch owns it.
 struct ScratchView {
-  float* keys = nullptr;               // one partition in fp32: [kPartitionSlots / 16][head_dim][16]
-  float* values = nullptr;             // [kPartitionSlots][padded_dim]
-  float* packed_q = nullptr;           // [rows / kBlockRows][head_dim][rows of the block]
-  float* scores = nullptr;             // [kPromptBlockRows][kPartitionSlots]
-  float* part = nullptr;               // [kPromptBlockRows][padded_dim]: one partition's sum of p * v
-  std::byte* probabilities = nullptr;  // bfloat16 [kPromptBlockRows][kPartitionSlots], prompt kernels only
-  float* sums = nullptr;               // [rows][padded_dim + 2]: the running sum of p * v, maximum, sum of p
+  float* keys = nullptr;      // one partition in fp32: [kPartitionSlots / 16][head_dim][16]
+  float* values = nullptr;    // [kPartitionSlots][padded_dim]
+  float* packed_q = nullptr;  // [rows / kBlockRows][head_dim][rows of the block]
+  float* scores = nullptr;    // [kPromptBlockRows][kPartitionSlots], prompts: stride kPromptScoreStride
+  float* part = nullptr;      // [kPromptBlockRows][padded_dim]: one partition's sum of p * v
+  float* sums = nullptr;      // [rows][padded_dim + 2]: the running sum of p * v, maximum, sum of p
 };
 
 /// Attention of one token of a sparsified sequence, for the query heads of one KV head, over the live slots

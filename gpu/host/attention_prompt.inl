@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Attention of prompt tokens in bfloat16: scores and weighted values are products of tiles over panels made of
-// a partition's keys and values. Partitions, softmax and merge are those of attention_rows.inl, and a sum adds
-// its blocks of 32 in order, so a row's result is the same in every batch here too. Included by the files that
+// Attention of prompt tokens in bfloat16: scores and weighted values are products of tiles over panels made
+// of a partition's keys and values. Partitions and merge are those of attention_rows.inl, and a sum adds its
+// blocks of 32 in order, so a row's result is the same in every batch here too. Included by the files that
 // define multiply_tiles().
 
 #include "gpu/host/attention_rows.inl"
@@ -66,8 +66,8 @@ void fill_keys(const AttentionTask& task, std::uint32_t index, std::uint32_t fir
 
 constexpr std::size_t kValueGroupBytes = kPartitionSlots / 2 * kPanelLine;
 
-/// Values of slots [first, last): groups of 16 dimensions, each [slots / 2][16 dimensions][2]. Whole blocks of
-/// 32 slots are written; what lies outside the groups of 16 that hold an attended slot is zero, since zero
+/// Values of slots [first, last): groups of 16 dimensions, each [slots / 2][16 dimensions][2]. Whole blocks
+/// of 32 slots are written; what lies outside the groups of 16 that hold an attended slot is zero, since zero
 /// times a leftover could be NaN.
 template <KvDType T>
 void fill_values(const AttentionTask& task, std::uint32_t index, std::uint32_t first, std::uint32_t last,
@@ -83,13 +83,15 @@ void fill_values(const AttentionTask& task, std::uint32_t index, std::uint32_t f
     }
     const std::uint32_t position = index * kPartitionSlots + slot, lane = position % layout.block_size;
     const std::byte* chunk =
-        task.v_pool + static_cast<std::size_t>(task.blocks[position / layout.block_size]) * layout.block_bytes;
+        task.v_pool +
+        static_cast<std::size_t>(task.blocks[position / layout.block_size]) * layout.block_bytes;
     const std::byte* v = chunk + std::size_t{lane} * padded * Stored<T>::kBytes;
     const auto* scales =
         reinterpret_cast<const std::uint16_t*>(chunk + layout.v_scale_offset) + lane * (padded / 32);
     for (std::uint32_t d = 0; d < padded; d += 16, out += kValueGroupBytes) {
       V16 even = Stored<T>::read(v + d * Stored<T>::kBytes);
-      V16 odd = slot + 1 < last ? Stored<T>::read(v + (std::size_t{padded} + d) * Stored<T>::kBytes) : zero16();
+      V16 odd =
+          slot + 1 < last ? Stored<T>::read(v + (std::size_t{padded} + d) * Stored<T>::kBytes) : zero16();
       if constexpr (T == KvDType::kQ8_0) {
         even = mul16(even, set16(widen_scale(scales + d / 32)));
         odd = mul16(odd, set16(widen_scale(scales + padded / 32 + d / 32)));
@@ -99,14 +101,126 @@ void fill_values(const AttentionTask& task, std::uint32_t index, std::uint32_t f
   }
 }
 
-/// The rows' results of one partition, up to kPromptBlockRows of them from `first_row` of the task.
+/// 2^x for x <= 0 and -infinity, to 9e-5 relative: the result is rounded to bfloat16, whose step is 4e-3.
+SPW_INLINE __m512 exp2_rounded(__m512 x) {
+  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // in [0, 1)
+  __m512 y = _mm512_set1_ps(0.07706762f);
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.22764436f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.69511693f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(y, x);  // by 2^floor(x)
+}
+
+/// Which of the 16 slots from `slot` on a row attends to.
+SPW_INLINE __mmask16 lanes_within(SlotRange range, std::uint32_t slot) {
+  const std::uint32_t lo = range.begin > slot ? range.begin - slot : 0;
+  const std::uint32_t hi = range.end > slot ? range.end - slot : 0;
+  const std::uint32_t below_hi = hi >= 16 ? 0xffffu : (1u << hi) - 1u;
+  return static_cast<__mmask16>(lo >= 16 ? 0 : below_hi & ~((1u << lo) - 1u));
+}
+
+/// Turns a row's scores into bfloat16 probabilities 2^(s - max) in the row's own memory, in blocks [b0, b1)
+/// of 32 slots; slots outside its range become 0, whatever their scores are.
+void soften_rounded(float* row, SlotRange range, std::uint32_t b0, std::uint32_t b1, float* maximum,
+                    float* total) {
+  auto* out = reinterpret_cast<std::byte*>(row);
+  *maximum = kMinusInfinity;
+  *total = 0;
+  if (range.begin == range.end) {
+    for (std::uint32_t b = b0; b < b1; ++b) _mm512_store_si512(out + b * kRowBlock, _mm512_setzero_si512());
+    return;
+  }
+  // Blocks [r0, r1) hold attended slots, all of those in [w0, w1) are.
+  const std::uint32_t r0 = range.begin / 32, r1 = (range.end + 31) / 32;
+  const std::uint32_t w0 = (range.begin + 31) / 32, w1 = range.end / 32;
+  __m512 top_low = _mm512_set1_ps(kMinusInfinity), top_high = top_low;
+  for (std::uint32_t b = r0; b < r1; ++b) {
+    const float* s = row + b * 32;
+    if (b >= w0 && b < w1) {
+      top_low = _mm512_max_ps(top_low, _mm512_load_ps(s));
+      top_high = _mm512_max_ps(top_high, _mm512_load_ps(s + 16));
+    } else {
+      top_low = _mm512_mask_max_ps(top_low, lanes_within(range, b * 32), top_low, _mm512_load_ps(s));
+      top_high =
+          _mm512_mask_max_ps(top_high, lanes_within(range, b * 32 + 16), top_high, _mm512_load_ps(s + 16));
+    }
+  }
+  const float m = max_lanes({_mm512_max_ps(top_low, top_high)});
+  const __m512 reference = _mm512_set1_ps(m);
+  __m512 sum_low = _mm512_setzero_ps(), sum_high = sum_low;
+  for (std::uint32_t b = b0; b < r0; ++b) _mm512_store_si512(out + b * kRowBlock, _mm512_setzero_si512());
+  for (std::uint32_t b = r0; b < r1;
+       ++b) {  // what is written of a block lies before what is still to be read
+    __m512 low = exp2_rounded(_mm512_sub_ps(_mm512_load_ps(row + b * 32), reference));
+    __m512 high = exp2_rounded(_mm512_sub_ps(_mm512_load_ps(row + b * 32 + 16), reference));
+    if (b < w0 || b >= w1) {
+      low = _mm512_maskz_mov_ps(lanes_within(range, b * 32), low);
+      high = _mm512_maskz_mov_ps(lanes_within(range, b * 32 + 16), high);
+    }
+    sum_low = _mm512_add_ps(sum_low, low);
+    sum_high = _mm512_add_ps(sum_high, high);
+    _mm512_store_si512(out + b * kRowBlock, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+  for (std::uint32_t b = r1; b < b1; ++b) _mm512_store_si512(out + b * kRowBlock, _mm512_setzero_si512());
+  *maximum = m;
+  *total = sum_lanes({_mm512_add_ps(sum_low, sum_high)});
+}
+
+/// Asks for the keys and values of a partition while another one is computed: they lie a block apart, where
+/// no prefetcher of the processor's looks for them.
+class PartitionAhead {
+ public:
+  /// The partition after `index`, or the first that the thread's next task attends to; spread over `rows`
+  /// rows.
+  PartitionAhead(const AttentionTask& task, std::uint32_t index, std::uint32_t rows) {
+    if (index + 1 < task.partition_end) {
+      start(task, index + 1, rows);
+    } else if (task.next != nullptr) {
+      start(*task.next, task.next->partition_begin, rows);
+    }
+  }
+  /// One row's share.
+  SPW_INLINE void fetch() {
+    for (std::uint32_t i = 0; i < lines_a_row_ && position_ < end_; ++i) {
+      const auto block = static_cast<std::size_t>(task_->blocks[position_ / task_->layout->block_size]);
+      const std::byte* pool = values_ ? task_->v_pool : task_->k_pool;
+      __builtin_prefetch(pool + block * task_->layout->block_bytes + offset_, 0, 2);
+      offset_ += 64;
+      if (offset_ < (values_ ? task_->layout->v_chunk_bytes : task_->layout->k_chunk_bytes)) continue;
+      offset_ = 0;
+      if (values_) position_ += task_->layout->block_size;
+      values_ = !values_;
+    }
+  }
+
+ private:
+  void start(const AttentionTask& task, std::uint32_t index, std::uint32_t rows) {
+    const KvLayout& layout = *task.layout;
+    task_ = &task;
+    position_ = index * kPartitionSlots;
+    end_ = task.first_position + task.tokens;
+    if (end_ > position_ + kPartitionSlots) end_ = position_ + kPartitionSlots;
+    if (end_ <= position_) return;
+    const std::size_t lines = (layout.k_chunk_bytes + layout.v_chunk_bytes) / 64 *
+                              ((end_ - position_ + layout.block_size - 1) / layout.block_size);
+    lines_a_row_ = static_cast<std::uint32_t>((lines + rows - 1) / rows);
+  }
+  const AttentionTask* task_ = nullptr;
+  std::uint32_t position_ = 0, end_ = 0, lines_a_row_ = 0;
+  std::size_t offset_ = 0;
+  bool values_ = false;
+};
+
+/// The rows' results of one partition, up to kPromptBlockRows of them from `first_row` of the task; the
+/// weighted values are in scratch.part.
 struct BlockResult {
-  float maximum[kPromptBlockRows];
-  float total[kPromptBlockRows];
+  alignas(64) float maximum[kPromptBlockRows];  // -infinity: attends to nothing here
+  alignas(64) float total[kPromptBlockRows];
 };
 
 void attend_rounded_rows(const AttentionTask& task, std::uint32_t index, std::uint32_t first_row,
-                         std::uint32_t rows, const ScratchView& scratch, BlockResult* result) {
+                         std::uint32_t rows, const ScratchView& scratch, PartitionAhead& ahead,
+                         BlockResult* result) {
   const KvLayout& layout = *task.layout;
   SlotRange ranges[kPromptBlockRows];
   std::uint32_t first = kPartitionSlots, last = 0;
@@ -128,25 +242,19 @@ void attend_rounded_rows(const AttentionTask& task, std::uint32_t index, std::ui
   scores.groups = g1 - g0;
   scores.blocks = layout.head_dim / kBlockCols;
   scores.c = scratch.scores + g0 * 16;
-  scores.c_stride = kPartitionSlots;
+  scores.c_stride = kPromptScoreStride;
   multiply_tiles(scores);
 
-  constexpr std::size_t kRowBytes = 2 * kPartitionSlots;
   const std::uint32_t b0 = first / 32, b1 = (last + 31) / 32;
   for (std::uint32_t r = 0; r < rows; ++r) {
-    float* row = scratch.scores + r * kPartitionSlots;
-    float maximum;
-    soften(row, ranges[r], first, last, &maximum, &result->total[r]);
-    if (ranges[r].begin != ranges[r].end) result->maximum[r] = maximum;
-    if (g0 % 2 != 0) store16(row + (g0 - 1) * 16, zero16());
-    if (g1 % 2 != 0) store16(row + g1 * 16, zero16());
-    std::byte* out = scratch.probabilities + r * kRowBytes;
-    for (std::uint32_t b = b0; b < b1; ++b) _mm512_store_si512(out + b * kRowBlock, rounded32(row + b * 32));
+    ahead.fetch();
+    soften_rounded(scratch.scores + r * kPromptScoreStride, ranges[r], b0, b1, &result->maximum[r],
+                   &result->total[r]);
   }
 
   TileProduct values;
-  values.a_row_bytes = kRowBytes;
-  values.a = scratch.probabilities + b0 * kRowBlock;
+  values.a_row_bytes = sizeof(float) * kPromptScoreStride;
+  values.a = reinterpret_cast<const std::byte*>(scratch.scores) + b0 * kRowBlock;
   values.rows = rows;
   values.group_bytes = kValueGroupBytes;
   values.panel = reinterpret_cast<const std::byte*>(scratch.values) + b0 * kPanelBlock;
@@ -157,6 +265,61 @@ void attend_rounded_rows(const AttentionTask& task, std::uint32_t index, std::ui
   multiply_tiles(values);
 }
 
+/// The running states of a task's rows, in scratch.sums: what merge_part keeps a row, in three arrays.
+struct RowStates {
+  float* sums;    // [rows][padded_dim]
+  float* tops;    // [rows], whole vectors
+  float* totals;  // likewise
+
+  RowStates(float* memory, std::uint32_t rows, std::uint32_t padded_dim) {
+    const std::size_t whole = (rows + std::size_t{15}) / 16 * 16;
+    sums = memory;
+    tops = memory + whole * padded_dim;
+    totals = tops + whole;
+    for (std::size_t i = 0; i < whole * padded_dim; i += 16) store16(sums + i, zero16());
+    for (std::size_t i = 0; i < whole; i += 16) {
+      store16(tops + i, set16(kMinusInfinity));
+      store16(totals + i, zero16());
+    }
+  }
+};
+
+/// merge_part for 16 rows from `row` on, to the bit: only what is computed together differs. The results of
+/// rows past the last are dropped.
+void merge_rows(const RowStates& states, std::uint32_t row, std::uint32_t rows, const float* part,
+                const float* maximum, const float* total, std::uint32_t padded) {
+  const __m512 top = _mm512_loadu_ps(states.tops + row), sum = _mm512_loadu_ps(states.totals + row);
+  const __m512 largest = _mm512_load_ps(maximum);
+  const auto live = static_cast<__mmask16>(
+      _mm512_cmp_ps_mask(largest, _mm512_set1_ps(kMinusInfinity), _CMP_NEQ_UQ) & ((1u << rows) - 1u));
+  const __m512 new_top = _mm512_max_ps(largest, top);
+  alignas(64) float old_weights[16], part_weights[16];
+  const V16 old_weight = exp2_16({_mm512_sub_ps(top, new_top)});
+  const V16 part_weight = exp2_16({_mm512_sub_ps(largest, new_top)});
+  store16(old_weights, old_weight);
+  store16(part_weights, part_weight);
+  const V16 added = add16(mul16({sum}, old_weight), mul16({_mm512_load_ps(total)}, part_weight));
+  _mm512_mask_storeu_ps(states.tops + row, live, new_top);
+  _mm512_mask_storeu_ps(states.totals + row, live, added.v);
+  for (std::uint32_t r = 0; r < rows; ++r, part += padded) {
+    if ((live >> r & 1) == 0) continue;
+    float* state = states.sums + std::size_t{row + r} * padded;
+    const V16 a = set16(old_weights[r]), b = set16(part_weights[r]);
+    for (std::uint32_t d = 0; d < padded; d += 16)
+      store16(state + d, fma16(load16(part + d), b, mul16(load16(state + d), a)));
+  }
+}
+
+void finish_rounded(const AttentionTask& task, const RowStates& states) {
+  const std::uint32_t padded = task.layout->padded_dim, head_dim = task.layout->head_dim;
+  for (std::uint32_t row = 0; row < task.tokens * task.group; ++row) {
+    const float* state = states.sums + std::size_t{row} * padded;
+    float* out = task.out + row / task.group * task.out_stride + row % task.group * head_dim;
+    const V16 total = set16(states.totals[row]);
+    for (std::uint32_t d = 0; d < head_dim; d += 16) store16(out + d, div16(load16(state + d), total));
+  }
+}
+
 template <KvDType T>
 void attend_rounded_as(const AttentionTask& task, const ScratchView& scratch) {
   const KvLayout& layout = *task.layout;
@@ -165,8 +328,8 @@ void attend_rounded_as(const AttentionTask& task, const ScratchView& scratch) {
   for (std::uint32_t row = 0; row < rows; ++row) {
     round_row(task.q + row / task.group * task.q_stride + row % task.group * layout.head_dim, layout.head_dim,
               q + row * std::size_t{2} * layout.head_dim);
-    if (task.partial == nullptr) clear_state(scratch.sums + row * (padded + 2), padded);
   }
+  const RowStates states(scratch.sums, rows, padded);
   begin_tiles();
   for (std::uint32_t index = task.partition_begin; index < task.partition_end; ++index) {
     const SlotRange oldest = attended(task, 0, index), newest = attended(task, rows - 1, index);
@@ -174,22 +337,24 @@ void attend_rounded_as(const AttentionTask& task, const ScratchView& scratch) {
     const std::uint32_t first = oldest.begin < oldest.end ? oldest.begin : 0, last = newest.end;
     fill_keys<T>(task, index, first, last, reinterpret_cast<std::byte*>(scratch.keys));
     fill_values<T>(task, index, first, last, reinterpret_cast<std::byte*>(scratch.values));
+    PartitionAhead ahead(task, index, rows);
     for (std::uint32_t row = 0; row < rows; row += kPromptBlockRows) {
       const std::uint32_t count = rows - row < kPromptBlockRows ? rows - row : kPromptBlockRows;
       BlockResult result;
-      attend_rounded_rows(task, index, row, count, scratch, &result);
-      for (std::uint32_t r = 0; r < count; ++r) {
-        const float* part = scratch.part + r * padded;
-        if (task.partial == nullptr) {
-          merge_part(scratch.sums + (row + r) * (padded + 2), part, result.maximum[r], result.total[r], padded);
-          continue;
-        }
-        store_part(task, index, row + r, part, result.maximum[r], result.total[r]);
+      attend_rounded_rows(task, index, row, count, scratch, ahead, &result);
+      if (task.partial != nullptr) {
+        for (std::uint32_t r = 0; r < count; ++r)
+          store_part(task, index, row + r, scratch.part + r * padded, result.maximum[r], result.total[r]);
+        continue;
+      }
+      for (std::uint32_t r = 0; r < count; r += 16) {
+        merge_rows(states, row + r, count - r < 16 ? count - r : 16, scratch.part + r * padded,
+                   result.maximum + r, result.total + r, padded);
       }
     }
   }
   end_tiles();
-  if (task.partial == nullptr) finish_rows(task, scratch.sums);
+  if (task.partial == nullptr) finish_rounded(task, states);
 }
 
 void attend_rounded(const AttentionTask& task, const ScratchView& scratch) {

@@ -16,7 +16,7 @@ constexpr std::size_t kChunksPerMember = 16;
 /// Activation rows are split too where there are too few groups for that, but never finer than this.
 constexpr std::size_t kRowsPerChunk = 48;
 /// A panel must serve many rows to be worth its making.
-constexpr std::size_t kPromptRowsPerChunk = 256;
+constexpr std::size_t kPromptRowsPerChunk = 128;
 
 std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
@@ -142,14 +142,16 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
   const std::size_t passes = divide_up(product.groups_, groups_per_pass);
   const std::size_t groups_per_chunk = std::max<std::size_t>(1, passes / chunks_wanted) * groups_per_pass;
   const std::size_t group_chunks = divide_up(product.groups_, groups_per_chunk);
+  // Each member takes a share of a prompt's rows, those it also norms and rounds: they stay in its own cache.
+  const std::size_t row_shares = prompt != nullptr ? member.size() : chunks_wanted / group_chunks;
   const std::size_t row_chunks =
-      std::clamp<std::size_t>(chunks_wanted / group_chunks, 1, std::max<std::size_t>(1, rows / row_step));
+      std::clamp<std::size_t>(row_shares, 1, std::max<std::size_t>(1, rows / row_step));
   const std::size_t rows_per_chunk = divide_up(rows, row_chunks);
 
   auto run_chunk = [&](std::uint32_t chunk) {
-    const std::size_t first_row = chunk % row_chunks * rows_per_chunk;
+    const std::size_t first_row = chunk / group_chunks * rows_per_chunk;
     if (first_row >= rows) return;
-    const std::size_t first_group = chunk / row_chunks * groups_per_chunk;
+    const std::size_t first_group = chunk % group_chunks * groups_per_chunk;
     const std::size_t last_group = std::min(first_group + groups_per_chunk, product.groups_);
     for (const PackedProduct::Part& part : product.parts_) {
       const std::size_t part_groups = part.matrix.group_count();
