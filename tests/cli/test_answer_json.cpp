@@ -29,6 +29,16 @@ TEST_CASE("answer JSON: a choice has the documented fields in their order") {
       R"("finish_reason":"length","logprobs":null,"usage":{"prompt_tokens":2,"completion_tokens":1,"cached_tokens":0}})");
 }
 
+TEST_CASE("answer JSON: usage says what sparsification did") {
+  cli::ChoiceAnswer choice = answer();
+  choice.usage.sparsified = true;
+  CHECK(cli::choice_json("0", 0, {}, choice, false)
+            .ends_with(R"("cached_tokens":0,"sparse_kv_cache":{"evicted_tokens":0,"exact":true}}})"));
+  choice.usage.evicted_tokens = 9;
+  CHECK(cli::choice_json("0", 0, {}, choice, false)
+            .ends_with(R"("cached_tokens":0,"sparse_kv_cache":{"evicted_tokens":9,"exact":false}}})"));
+}
+
 TEST_CASE("answer JSON: log probabilities are numbers even where a probability is zero") {
   const std::string line = cli::choice_json("0", 0, {}, answer(), true);
   CHECK(line.find(R"("logprobs":[{"token_id":5,"logprob":-0.5,"top":[{"token_id":5,"logprob":-0.5},)"

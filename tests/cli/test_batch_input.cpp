@@ -55,6 +55,18 @@ TEST_CASE("batch input: what a line leaves out, or has as null, is left to the l
   CHECK(params.stop == std::vector<std::string>{"kept"});
 }
 
+TEST_CASE("batch input: a line's sparsification lies over the engine's") {
+  const auto lines = parse_batch(R"({"prompt":"p","sparse_kv_cache":{"method":"tova","sinks":0}})", "f");
+  REQUIRE(lines.ok());
+  model::SamplingParams params;
+  params.sparse_kv = model::SparseKvParams{.budget = 128, .window = 8};
+  lines->at(0).sampling.apply_to(params);
+  CHECK(*params.sparse_kv ==
+        model::SparseKvParams{.method = model::SparseMethod::kTova, .budget = 128, .sinks = 0, .window = 8});
+  CHECK(error_of(R"({"prompt":"p","sparse_kv_cache":{"budget":-1}})") ==
+        "f:1: sparse_kv_cache.budget is -1; it must be a whole number of tokens, 1 or more");
+}
+
 TEST_CASE("batch input: the id defaults to the request's index and blank lines do not count") {
   const auto lines = parse_batch("\n{\"prompt\":\"a\"}\r\n \t\n{\"prompt\":\"b\"}", "f");
   REQUIRE(lines.ok());

@@ -3,6 +3,7 @@
 
 #include "cli/closest_word.hpp"
 #include "cli/input.hpp"
+#include "cli/options.hpp"
 #include "cli/output.hpp"
 #include "cli/progress.hpp"
 #include "cli/report.hpp"
@@ -39,6 +40,24 @@ TEST_CASE("values: numbers are whole words in their range") {
   for (const std::string_view wrong : {"", "nan", "inf", "1e99", "1,5", "1.5x"}) {
     INFO(wrong);
     CHECK_FALSE(cli::parse_real(wrong).ok());
+  }
+}
+
+TEST_CASE("values: a sparsification budget is a number of tokens or a share of the prompt") {
+  model::SparseKvParams params;
+  CHECK(cli::parse_sparse_budget("512", params).ok());
+  CHECK(params.budget == 512);
+  CHECK(params.budget_fraction == 0);
+  CHECK(cli::parse_sparse_budget("0.25", params).ok());
+  CHECK(params.budget == 0);
+  CHECK(params.budget_fraction == 0.25);
+  for (const char* text : {"0", "-5", "1.0", "1.5", "half", "", "12x", "nan", "0.5x"}) {
+    CAPTURE(text);
+    const Result<void> wrong = cli::parse_sparse_budget(text, params);
+    REQUIRE_FALSE(wrong.ok());
+    CHECK(wrong.error().message == "'" + std::string(text) +
+                                       "' is neither a whole number of tokens, 1 or more, nor a share of the prompt over "
+                                       "0 and under 1");
   }
 }
 

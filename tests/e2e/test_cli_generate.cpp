@@ -253,6 +253,56 @@ TEST_CASE("spillway generate: --stats goes to stderr") {
   }
 }
 
+TEST_CASE("spillway generate: a sparsified answer says what was evicted, and is exact while nothing was") {
+  const std::vector<std::string> more = {"--max-tokens", "50", "--ignore-eos"};
+  const auto sparse = [&](const std::string& method, const std::string& budget) {
+    std::vector<std::string> all = more;
+    all.insert(all.end(), {"--sparse-kv-cache-method", method, "--sparse-kv-cache-budget", budget});
+    return greedy(all);
+  };
+  const json::value exact = greedy(more);
+  CHECK(exact.at("usage").as_object().if_contains("sparse_kv_cache") == nullptr);
+  for (const std::string method : {"random", "h2o", "streaming", "snapkv", "tova"}) {
+    INFO(method);
+    const json::value wide = sparse(method, "300");
+    CHECK(wide.at("token_ids") == exact.at("token_ids"));
+    CHECK(wide.at("usage").at("sparse_kv_cache").at("exact").as_bool());
+    const json::value narrow = sparse(method, "16");
+    CHECK(narrow.at("token_ids").as_array().size() == 50);
+    CHECK_FALSE(narrow.at("usage").at("sparse_kv_cache").at("exact").as_bool());
+    CHECK(narrow.at("usage").at("sparse_kv_cache").at("evicted_tokens").as_int64() >= 50 + 5 - 17);
+    CHECK(sparse(method, "16").at("token_ids") == narrow.at("token_ids"));
+  }
+}
+
+TEST_CASE("spillway generate: --stats counts evicted tokens and reused slots") {
+  const Ran ran = spillway::e2e::spillway({"generate", tiny_model().string(), "--prompt", "hello", "--max-tokens", "40",
+                                           "--ignore-eos", "--stats", "--sparse-kv-cache-method", "streaming",
+                                           "--sparse-kv-cache-budget", "16"});
+  CHECK(ran.code == 0);
+  CHECK(ran.err.find("sparse KV") != std::string::npos);
+  CHECK(ran.err.find("; not exact") != std::string::npos);
+}
+
+TEST_CASE("spillway generate: the strategies answer alike on the real model") {
+  if (real_model().empty()) {
+    WARN("skipped: the model has not been fetched (./dev model)");
+    return;
+  }
+  const auto ask = [](const std::string& strategy) {
+    return answers({"--temperature", "0", "--max-tokens", "60", "--ignore-eos", "--sparse-kv-cache-method", "h2o",
+                    "--sparse-kv-cache-budget", "40", "--sparse-kv-cache-internal", strategy},
+                   "Once upon a time, in a house by the river, there lived", real_model().string())
+        .at(0);
+  };
+  const json::value spvllm = ask("spvllm");
+  CHECK(spvllm.at("usage").at("sparse_kv_cache").at("evicted_tokens").as_int64() >= 60 + 12 - 41);
+  for (const std::string strategy : {"no-op", "free-block", "sparse-copy"}) {
+    INFO(strategy);
+    CHECK(ask(strategy).at("token_ids") == spvllm.at("token_ids"));
+  }
+}
+
 TEST_CASE("spillway generate: --trace leaves a trace that is JSON") {
   const std::filesystem::path trace = scratch() / "trace.json";
   static_cast<void>(greedy({"--max-tokens", "4", "--trace", trace.string()}));

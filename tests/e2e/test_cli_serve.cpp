@@ -65,6 +65,16 @@ TEST_CASE("serve: what is wrong is said, with the option's name") {
     return ran.err;
   };
   CHECK_THAT(wrong({"--port", "99999"}), Catch::Matchers::Contains("--port"));
+  CHECK_THAT(wrong({"--sparse-kv-cache-method", "h3o"}),
+             Catch::Matchers::Contains("--sparse-kv-cache-method: the method is 'h3o'; there are none, random, h2o"));
+  CHECK_THAT(wrong({"--sparse-kv-cache-method", "h2o"}),
+             Catch::Matchers::Contains("--sparse-kv-cache-method h2o: there is no budget"));
+  CHECK_THAT(wrong({"--sparse-kv-cache-method", "h2o", "--sparse-kv-cache-budget", "3"}),
+             Catch::Matchers::Contains("a budget of 3 tokens is too small"));
+  CHECK_THAT(wrong({"--sparse-kv-cache-budget", "256"}),
+             Catch::Matchers::Contains("do nothing without --sparse-kv-cache-method"));
+  CHECK_THAT(wrong({"--sparse-kv-cache-method", "tova", "--sparse-kv-cache-budget", "64", "--sparse-kv-cache-min-budget", "65"}),
+             Catch::Matchers::Contains("--sparse-kv-cache-min-budget is 65, more than --sparse-kv-cache-budget (64)"));
   CHECK_THAT(wrong({"--host", "not an address"}), Catch::Matchers::Contains("--host"));
   CHECK_THAT(wrong({"--ssl-certfile", "x"}), Catch::Matchers::Contains("--ssl-keyfile"));
   CHECK_THAT(wrong({"--api-key-file", "/nothing"}), Catch::Matchers::Contains("--api-key-file"));

@@ -85,8 +85,8 @@ def until(what, condition, seconds=90):
     raise SystemExit(f"not within {seconds} s: {what}")
 
 
-def start_server(model):
-    server = subprocess.Popen([os.environ["SPILLWAY"], "serve", str(model), "--port", "0"], stdout=subprocess.PIPE, text=True)
+def start_server(model, *more):
+    server = subprocess.Popen([os.environ["SPILLWAY"], "serve", str(model), "--port", "0", *more], stdout=subprocess.PIPE, text=True)
     for line in server.stdout:
         if "serves on" in line:
             return server, line.split()[-1]
@@ -154,6 +154,28 @@ def check(browser, url, shots):
     assert not logs, logs
 
 
+def check_sparse(browser, url, shots):
+    browser.call("/url", {"url": url})
+    until("the page is live", lambda: browser.text("link") == "live")
+    assert browser.js("return document.getElementById('evicted').parentElement.hidden")
+    browser.type("prompt", "Write a very long story about a river, in twenty chapters\ue007")
+    until("tokens are evicted", lambda: browser.js("return !document.getElementById('evicted').parentElement.hidden"))
+    evicted = int(browser.text("evicted"))
+    until("more are", lambda: browser.text("evicted").endswith("k") or int(browser.text("evicted")) > evicted)
+    assert int(browser.text("reused")) > 0 and browser.text("fragmentation").endswith("%")
+    for name, size in SIZES.items() if shots else ():
+        for dark in (False, True):
+            browser.look(size, dark)
+            browser.js("document.getElementById('engine').scrollIntoView()")
+            time.sleep(0.6)
+            browser.shot(shots / f"sparse-{name}-{'dark' if dark else 'light'}.png")
+    browser.look(SIZES["phone"], True)
+    wide = browser.js("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"{wide} pixels stick out on a phone"
+    browser.click("stop")
+    until("the note says so", lambda: "not exact" in browser.js("return document.querySelector('.note').textContent"))
+
+
 def skipped(why):
     print(f"ok 1 - the page # SKIP {why}")
     return 0
@@ -172,10 +194,12 @@ def main():
     if shots:
         shots.mkdir(parents=True, exist_ok=True)
     server, url = start_server(model)
+    sparse, sparse_url = start_server(model, "--sparse-kv-cache-method", "h2o", "--sparse-kv-cache-budget", "64")
     try:
         browser = Browser(driver, chromium)
         try:
             check(browser, url, shots)
+            check_sparse(browser, sparse_url, shots)
         finally:
             browser.close()
     except (AssertionError, SystemExit) as error:
@@ -183,8 +207,9 @@ def main():
         print(f"# {error!r}")
         return 1
     finally:
-        server.terminate()
-        server.wait()
+        for each in (server, sparse):
+            each.terminate()
+            each.wait()
     print("ok 1 - the page: typed, streamed, stopped, blocks came back")
     return 0
 

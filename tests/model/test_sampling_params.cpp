@@ -12,7 +12,7 @@
 namespace spillway::model::test {
 
 TEST_CASE("sampling params: the defaults and the ends of every range are accepted") {
-  CHECK(validate({}).ok());
+  CHECK(validate(SamplingParams{}).ok());
   const std::vector<std::function<void(SamplingParams&)>> edits = {
       [](auto& p) { p.max_tokens = 0; },
       [](auto& p) { p.temperature = 0; },

@@ -87,11 +87,30 @@ TEST_CASE("response events: cancelled and failed end as the protocol can say it"
   CHECK(failed.json.find("cuda") == std::string::npos);
 }
 
+TEST_CASE("usage: says what sparsification did, of sparsified requests only") {
+  const auto whole = [](actors::Usage first, actors::Usage second) {
+    TextAnswer answer({.api = TextApi::kCompletion, .id = "i", .model = "m"}, 2);
+    answer.on_finished(0, {.usage = first}, false);
+    answer.on_finished(1, {.choice = 1, .usage = second}, false);
+    return answer.whole();
+  };
+  CHECK(whole({}, {}).find("sparse_kv_cache") == std::string::npos);
+  CHECK(whole({.sparsified = true}, {.sparsified = true})
+            .ends_with(R"({"cached_tokens":0},"sparse_kv_cache":{"evicted_tokens":0,"exact":true}}})"));
+  CHECK(whole({.sparsified = true, .evicted_tokens = 3}, {.sparsified = true, .evicted_tokens = 4})
+            .ends_with(R"(,"sparse_kv_cache":{"evicted_tokens":7,"exact":false}}})"));
+  ResponseAnswer response({.id = "r", .item_id = "i", .model = "m"});
+  std::vector<ResponseEvent> events;
+  response.on_finished(FinishReason::kStop, {.sparsified = true, .evicted_tokens = 5}, 1, events);
+  CHECK(events.back().json.ends_with(R"("total_tokens":0,"sparse_kv_cache":{"evicted_tokens":5,"exact":false}}}})"));
+}
+
 TEST_CASE("live: blocks as runs of one letter each") {
   using enum actors::BlockState;
   CHECK(run_lengths({}).empty());
   const std::vector<actors::BlockState> blocks(3);
   CHECK(run_lengths(blocks) == "3f");
+  CHECK(run_lengths({kHeld, kSparse, kSparse, kShared, kCached}) == "1h2e1s1c");
 }
 
 }  // namespace

@@ -66,6 +66,13 @@ TEST_CASE("chat request: what is wrong is named") {
       {R"({"messages":[{"role":"user","content":"x"}],"logprobs":true,"top_logprobs":50})", "at most 20", "top_logprobs"},
       {R"({"messages":[{"role":"user","content":"x"}],"logit_bias":{"1":2}})", "logit_bias", "logit_bias"},
       {R"({"messages":[{"role":"user","content":"x"}],"seed":"a"})", "seed", "seed"},
+      {R"({"messages":[{"role":"user","content":"x"}],"sparse_kv_cache":true})", "must be an object", "sparse_kv_cache"},
+      {R"({"messages":[{"role":"user","content":"x"}],"sparse_kv_cache":{"method":"best"}})", "there are none, random, h2o",
+       "sparse_kv_cache.method"},
+      {R"({"messages":[{"role":"user","content":"x"}],"sparse_kv_cache":{"method":"h2o"}})", "there is no budget",
+       "sparse_kv_cache"},
+      {R"({"messages":[{"role":"user","content":"x"}],"sparse_kv_cache":{"method":"h2o","budget":3}})", "too small",
+       "sparse_kv_cache"},
   });
   const std::string big = R"({"messages":[{"role":"user","content":")" + std::string(2000, 'x') + R"("}]})";
   const auto parsed = chat(big);
@@ -73,6 +80,28 @@ TEST_CASE("chat request: what is wrong is named") {
   std::string deep;
   for (int i = 0; i < 2000; ++i) deep += R"({"a":[)";
   CHECK(std::holds_alternative<ApiError>(chat(deep)));
+}
+
+TEST_CASE("sparse_kv_cache: read alike by every endpoint, over what the engine does by itself") {
+  RequestRules rules;
+  rules.defaults.sparse_kv = model::SparseKvParams{.method = model::SparseMethod::kH2o, .budget = 512, .sinks = 2};
+  const std::string field = R"("sparse_kv_cache":{"budget":64,"granularity":"layer"}})";
+  const auto check = [](const model::SamplingParams& params) {
+    REQUIRE(params.sparse_kv.has_value());
+    CHECK(*params.sparse_kv == model::SparseKvParams{.method = model::SparseMethod::kH2o,
+                                                     .granularity = model::SparseGranularity::kLayer,
+                                                     .budget = 64,
+                                                     .sinks = 2});
+  };
+  const auto with_rules = [&](auto parse) { return [&rules, parse](std::string_view body) { return parse(body, rules); }; };
+  check(good<TextRequest>(with_rules(&parse_chat_request), R"({"messages":[{"role":"user","content":"x"}],)" + field).params);
+  check(good<TextRequest>(with_rules(&parse_completion_request), R"({"prompt":"x",)" + field).params);
+  check(good<ResponseRequest>(with_rules(&parse_response_request), R"({"input":"x",)" + field).params);
+  const auto off = good<TextRequest>(with_rules(&parse_completion_request),
+                                     R"({"prompt":"x","sparse_kv_cache":{"method":"none"}})");
+  CHECK_FALSE(off.params.sparse_kv->on());
+  const auto silent = good<TextRequest>(with_rules(&parse_completion_request), R"({"prompt":"x","sparse_kv_cache":null})");
+  CHECK(silent.params.sparse_kv == rules.defaults.sparse_kv);
 }
 
 TEST_CASE("chat request: everything clients send is read") {

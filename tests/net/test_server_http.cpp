@@ -82,6 +82,57 @@ TEST_CASE("server: several prompts, several choices, echo, log probabilities") {
   CHECK(usage.body.find(R"("usage":{"prompt_tokens":0)") == std::string::npos);
 }
 
+TEST_CASE("server: sparsified requests are bounded, told so, and counted") {
+  auto s = ServerFixture::start({}, [](EngineOptions& options) {
+    options.sparse_kv_per_request = true;
+    options.sparse_kv_budget_min = 16;
+  });
+  if (!s) return;
+  const auto ask = [&](const std::string& sparse) {
+    return call(s->port(), "POST", "/v1/completions",
+                R"({"prompt":[1,2,3,4,5,6,7,8],"max_tokens":60,"temperature":0,"ignore_eos":true)" + sparse + "}");
+  };
+  CHECK(ask("").body.find("sparse_kv_cache") == std::string::npos);
+  const HttpAnswer wide = ask(R"(,"sparse_kv_cache":{"method":"h2o","budget":512})");
+  CHECK(wide.body.find(R"("sparse_kv_cache":{"evicted_tokens":0,"exact":true})") != std::string::npos);
+  const HttpAnswer narrow = ask(R"(,"sparse_kv_cache":{"method":"streaming","budget":16,"granularity":"layer"})");
+  CHECK(narrow.status == 200);
+  CHECK(std::stoi(member(narrow.body, "evicted_tokens")) >= 8 + 59 - 16);
+  CHECK(member(narrow.body, "exact") == "false");
+  const HttpAnswer refused = ask(R"(,"sparse_kv_cache":{"method":"h2o","budget":15})");
+  CHECK(refused.status == 400);
+  CHECK(refused.body.find("the least allowed is 16") != std::string::npos);
+  CHECK(ask(R"(,"sparse_kv_cache":{"method":"h2o","budget":0.5})").status == 200);  // a share is raised to it
+
+  WsClient client(s->port());
+  REQUIRE(client.open());
+  client.send(R"({"type":"response.create","input":"Hello","max_output_tokens":40,"ignore_eos":true,)"
+              R"("sparse_kv_cache":{"method":"tova","budget":16}})");
+  CHECK(member(client.read_until("response.incomplete"), "exact") == "false");
+
+  const std::string metrics = call(s->port(), "GET", "/metrics").body;
+  const auto value = [&](const std::string& name) {
+    const std::size_t at = metrics.find("\n" + name + " ");
+    return at == std::string::npos ? -1 : std::stod(metrics.substr(at + name.size() + 2));
+  };
+  CHECK(value("spillway_kv_tokens_evicted_total") >= 51 + 24);
+  CHECK(value("spillway_kv_slots_reused_total") > 0);
+  for (const char* name : {"spillway_kv_slots", "spillway_kv_live_tokens", "spillway_kv_holes",
+                           "spillway_kv_fragmentation_ratio", "spillway_kv_compactions_total", "spillway_kv_blocks_copied_total"})
+    CHECK(value(name) >= 0);
+}
+
+TEST_CASE("server: a request that wants sparsification is refused where the engine has none") {
+  auto s = ServerFixture::start();
+  if (!s) return;
+  const HttpAnswer answer =
+      call(s->port(), "POST", "/v1/completions", R"({"prompt":"x","sparse_kv_cache":{"method":"h2o","budget":64}})");
+  CHECK(answer.status == 400);
+  CHECK(answer.body.find("sparse_kv_cache: this engine was started without sparsification") != std::string::npos);
+  CHECK(call(s->port(), "POST", "/v1/completions", R"({"prompt":"x","max_tokens":1,"sparse_kv_cache":{"method":"none"}})").status ==
+        200);
+}
+
 TEST_CASE("server: tokens and back") {
   auto s = ServerFixture::start();
   if (!s) return;
