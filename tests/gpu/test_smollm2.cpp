@@ -129,7 +129,11 @@ TEST_CASE(
   }
   INFO(equal << " of " << all << " quantized tokens equal, " << clear << " have a clear margin; mean cosine "
              << cosine_sum / static_cast<double>(all) << ", lowest " << lowest_cosine);
-  CHECK(lowest_cosine > 0.999);
+  // With AMX prompts' products round weights to bfloat16 as well, and what the first tokens lose stays in the cache: see
+  // docs/decisions/013.
+  const bool rounds_weights = capped_cpu_target(CpuTarget::kAmx) == CpuTarget::kAmx;
+  CHECK(lowest_cosine > (rounds_weights ? 0.997 : 0.999));
+  CHECK(cosine_sum / static_cast<double>(all) > 0.9999);
   CHECK(equal * 100 >= all * 99);
 }
 
