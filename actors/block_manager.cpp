@@ -14,6 +14,8 @@ class BlockManager {
         tables_(BlockPool(config_.num_blocks, config_.block_size, config_.prefix_caching)) {}
 
   void handle(AdmitSequence& message) {
+    if (message.sparse.on())
+      return grant(message.sequence, tables_.admit_sparse(message.prompt_length, message.sparse));
     stats_.prefix_queries_tokens += message.tokens.size();
     grant(message.sequence, tables_.admit(std::move(message.tokens), message.salt));
   }
@@ -54,6 +56,15 @@ class BlockManager {
     for (std::size_t i = 0; i < plan.sequences.size(); ++i) {
       gpu::SequenceStep& sequence = plan.sequences[i];
       const LeaseId lease = message.leases[i];
+      if (sequence.sparsified()) {
+        if (prepare_slots(plan, sequence, lease, message.sequences[i], reply)) {
+          granted.push_back(sequence);
+        } else {
+          reply.denied.push_back(message.sequences[i]);
+          ++stats_.denials;
+        }
+        continue;
+      }
       if (!tables_.extend_to(lease, sequence.first_position + sequence.token_count)) {
         reply.denied.push_back(message.sequences[i]);
         ++stats_.denials;
@@ -66,6 +77,8 @@ class BlockManager {
       granted.push_back(sequence);
     }
     plan.sequences = std::move(granted);
+    tables_.free_deferred();
+    if (config_.count_slots) count_slots();
     reply.empty = plan.sequences.empty();
     reply.free_blocks = tables_.pool().available();
     const bool empty = reply.empty;
@@ -75,8 +88,14 @@ class BlockManager {
   }
 
   void handle(CommitStep& message) {
-    for (const CommitStep::Item& item : message.items)
+    bool freed = false;
+    for (const CommitStep::Item& item : message.items) {
       tables_.commit(item.lease, item.computed, item.appended);
+      tables_.drop_emptied(item.lease, item.emptied);
+      stats_.blocks_emptied += item.emptied.size();
+      freed = freed || !item.emptied.empty();
+    }
+    if (freed) config_.scheduler.post(BlocksFreed{tables_.pool().available()});
   }
 
   void handle(ReleaseLease& message) {
@@ -86,7 +105,8 @@ class BlockManager {
   }
 
   void handle(DescribeBlocks& message) {
-    message.client.post(EngineSnapshot{message.tag, std::move(message.stats), tables_.pool().states()});
+    message.client.post(EngineSnapshot{message.tag, std::move(message.stats), tables_.slot_totals(),
+                                       message.blocks ? tables_.states() : std::vector<BlockState>{}});
   }
 
   void after_message() {
@@ -107,6 +127,44 @@ class BlockManager {
 
   [[nodiscard]] std::uint32_t blocks_needed(const gpu::SequenceStep& sequence) const {
     return (sequence.first_position + sequence.token_count + config_.block_size - 1) / config_.block_size;
+  }
+
+  /// Fills in a sparsified sequence's blocks and slots; false when the pool has too few blocks.
+  bool prepare_slots(gpu::StepPlan& plan, gpu::SequenceStep& sequence, LeaseId lease, SequenceId id,
+                     StepPrepared& reply) {
+    const std::optional<SlotGrant> grant =
+        tables_.step_slots(lease, sequence.first_position, sequence.token_count);
+    if (!grant) return false;
+    const auto append = [&plan](const std::vector<gpu::BlockId>& blocks) {
+      const auto offset = static_cast<std::uint32_t>(plan.block_table.size());
+      plan.block_table.insert(plan.block_table.end(), blocks.begin(), blocks.end());
+      return offset;
+    };
+    const SlotStep& step = grant->step;
+    sequence.block_offset = append(grant->blocks);
+    sequence.block_count = static_cast<std::uint32_t>(grant->blocks.size());
+    gpu::SparseStep& sparse = plan.sparse[sequence.sparse];
+    sparse.span = step.span;
+    sparse.reuse = step.reuse;
+    sparse.evict = step.evict;
+    sparse.live = step.after.live;
+    sparse.packing = step.packing;
+    sparse.copy_block_offset = append(grant->copy_to);
+    stats_.slots_reused += step.reuse ? 1 : 0;
+    stats_.tokens_evicted += step.evict;
+    stats_.compactions += step.packing == gpu::SparseStep::Packing::kInPlace ? 1 : 0;
+    stats_.blocks_copied += grant->copy_to.size();
+    reply.slots.push_back(
+        {id, step.after, static_cast<std::uint32_t>(tables_.blocks(lease)->size()), step.evict});
+    return true;
+  }
+
+  void count_slots() {
+    const SlotTotals totals = tables_.slot_totals();
+    stats_.slots = totals.slots;
+    stats_.live_tokens = totals.live;
+    stats_.holes = totals.holes;
+    if (config_.on_slots) config_.on_slots(totals);
   }
 
   void grant(SequenceId sequence, const Admission& admission, bool forked = false) {

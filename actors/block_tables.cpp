@@ -69,20 +69,113 @@ bool BlockTables::extend_to(LeaseId lease, std::uint32_t tokens) {
   if (found == tables_.end()) return false;
   Table& table = found->second;
   const std::uint32_t wanted = (tokens + pool_.block_size() - 1) / pool_.block_size();
-  if (wanted <= table.blocks.size()) return true;
-  if (wanted - table.blocks.size() > pool_.available()) return false;
-  while (table.blocks.size() < wanted) {
+  return wanted <= table.blocks.size() ||
+         allocate(wanted - static_cast<std::uint32_t>(table.blocks.size()), table.blocks);
+}
+
+bool BlockTables::allocate(std::uint32_t count, std::vector<gpu::BlockId>& blocks) {
+  if (count > pool_.available()) return false;
+  for (std::uint32_t i = 0; i < count; ++i) {
     const auto block = pool_.allocate();
     SPW_CHECK(block.has_value());
-    table.blocks.push_back(*block);
+    blocks.push_back(*block);
   }
   return true;
+}
+
+Admission BlockTables::admit_sparse(std::uint32_t prompt_length, const model::SparseKvParams& params) {
+  Table table;
+  table.sparse = SparseTable{params, prompt_length, {}};
+  return open(std::move(table));
+}
+
+std::optional<SlotGrant> BlockTables::step_slots(LeaseId lease, std::uint32_t first_position,
+                                                 std::uint32_t tokens) {
+  const auto found = tables_.find(lease);
+  if (found == tables_.end()) return std::nullopt;
+  Table& table = found->second;
+  SPW_CHECK(table.sparse.has_value());
+  SparseTable& sparse = *table.sparse;
+  const std::uint32_t block_size = pool_.block_size();
+  const auto blocks_of = [&](std::uint32_t slots) { return (slots + block_size - 1) / block_size; };
+  SlotGrant grant;
+  grant.step =
+      plan_slots(sparse.slots, first_position, tokens, sparse.prompt_length, sparse.params, block_size);
+  SlotStep& step = grant.step;
+  const std::uint32_t wanted = blocks_of(step.span), held = static_cast<std::uint32_t>(table.blocks.size());
+  if (wanted > held && !allocate(wanted - held, table.blocks)) return std::nullopt;
+  grant.blocks.assign(table.blocks.begin(), table.blocks.begin() + wanted);
+  if (step.packing == gpu::SparseStep::Packing::kCopy) {
+    if (allocate(blocks_of(step.after.live), grant.copy_to)) {
+      deferred_.insert(deferred_.end(), table.blocks.begin(), table.blocks.end());
+      table.blocks = grant.copy_to;
+    } else {  // no room for the copy: the holes stay until there is
+      step.packing = gpu::SparseStep::Packing::kNone;
+      step.after.span = step.span;
+    }
+  }
+  const std::uint32_t needed = blocks_of(step.after.span);
+  while (table.blocks.size() > needed) {
+    deferred_.push_back(table.blocks.back());
+    table.blocks.pop_back();
+  }
+  sparse.slots = step.after;
+  table.computed = first_position + tokens;
+  return grant;
+}
+
+void BlockTables::free_deferred() {
+  for (const gpu::BlockId block : deferred_) pool_.release(block);
+  deferred_.clear();
+}
+
+void BlockTables::drop_emptied(LeaseId lease, std::span<const gpu::BlockId> blocks) {
+  const auto found = tables_.find(lease);
+  if (found == tables_.end() || !found->second.sparse) return;
+  Table& table = found->second;
+  for (const gpu::BlockId block : blocks) {
+    const auto place = std::ranges::find(table.blocks, block);
+    if (place == table.blocks.end()) continue;
+    table.blocks.erase(place);
+    table.sparse->slots.span -= pool_.block_size();
+    pool_.release(block);
+  }
+}
+
+SlotTotals BlockTables::slot_totals() const {
+  const std::uint32_t block_size = pool_.block_size();
+  SlotTotals totals{.slots = std::uint64_t{pool_.held()} * block_size};
+  std::vector<bool> counted(pool_.total());
+  for (const auto& [lease, table] : tables_) {
+    if (table.sparse) {
+      totals.live += table.sparse->slots.live;
+      totals.holes += table.sparse->slots.holes();
+      continue;
+    }
+    for (std::uint32_t i = 0; i < table.blocks.size() && i * block_size < table.computed; ++i) {
+      const auto block = static_cast<std::uint32_t>(table.blocks[i]);
+      if (!counted[block]) totals.live += std::min(block_size, table.computed - i * block_size);
+      counted[block] = true;
+    }
+  }
+  return totals;
+}
+
+std::vector<BlockState> BlockTables::states() const {
+  std::vector<BlockState> states = pool_.states();
+  for (const auto& [lease, table] : tables_) {
+    if (!table.sparse || table.sparse->slots.live == table.computed) continue;
+    for (const gpu::BlockId block : table.blocks)
+      states[static_cast<std::uint32_t>(block)] = BlockState::kSparse;
+  }
+  return states;
 }
 
 void BlockTables::commit(LeaseId lease, std::uint32_t computed, std::span<const model::TokenId> appended) {
   const auto found = tables_.find(lease);
   if (found == tables_.end()) return;
   Table& table = found->second;
+  if (table.sparse) return;  // never shared, so never named
   table.tokens.insert(table.tokens.end(), appended.begin(), appended.end());
   table.computed = std::max(table.computed, computed);
   const std::uint32_t block_size = pool_.block_size();
@@ -139,6 +232,16 @@ std::string BlockTables::check() const {
     for (const gpu::BlockId block : table.blocks) ++references[static_cast<std::uint32_t>(block)];
   }
   for (const gpu::BlockId block : pins_) ++references[static_cast<std::uint32_t>(block)];
+  for (const gpu::BlockId block : deferred_) ++references[static_cast<std::uint32_t>(block)];
+  for (const auto& [lease, table] : tables_) {
+    if (!table.sparse) continue;
+    const std::uint64_t slots = std::uint64_t{table.blocks.size()} * pool_.block_size();
+    const SlotCount& count = table.sparse->slots;
+    if (count.live > count.span || count.span > slots || slots >= count.span + pool_.block_size()) {
+      return "a sparsified table of " + std::to_string(slots) + " slots has a span of " +
+             std::to_string(count.span) + " and " + std::to_string(count.live) + " live tokens";
+    }
+  }
   for (std::uint32_t i = 0; i < references.size(); ++i) {
     if (references[i] != pool_.references(gpu::BlockId{i})) {
       return "block " + std::to_string(i) + " has " + std::to_string(pool_.references(gpu::BlockId{i})) +

@@ -14,6 +14,7 @@
 
 #include "actors/block_pool.hpp"
 #include "actors/ids.hpp"
+#include "actors/slot_count.hpp"
 
 namespace spillway::actors {
 
@@ -25,6 +26,13 @@ struct Admission {
 /// A block that must be copied before the forked sequence may run.
 struct TailCopy {
   gpu::BlockId from{}, to{};
+};
+
+/// What a sparsified sequence's step got: its slots, and where to copy to.
+struct SlotGrant {
+  SlotStep step;
+  std::vector<gpu::BlockId> blocks;   // that the step runs over
+  std::vector<gpu::BlockId> copy_to;  // Packing::kCopy
 };
 
 class BlockTables {
@@ -43,6 +51,27 @@ class BlockTables {
   /// gone.
   [[nodiscard]] Admission fork(LeaseId parent, std::vector<model::TokenId> tokens, PrefixHash salt,
                                std::optional<TailCopy>& copy);
+
+  /// Opens a table of a sequence that will be sparsified. Its blocks change in place from the first step on
+  /// (scores), so they are its own: neither found by a prefix nor shared.
+  [[nodiscard]] Admission admit_sparse(std::uint32_t prompt_length, const model::SparseKvParams& params);
+
+  /// The next step of a sparsified sequence. Blocks that it no longer needs afterwards stay held until
+  /// free_deferred(): another sequence of the same step must not get them. Empty when the pool has too few
+  /// blocks.
+  [[nodiscard]] std::optional<SlotGrant> step_slots(LeaseId lease, std::uint32_t first_position,
+                                                    std::uint32_t tokens);
+  void free_deferred();
+
+  /// Strategy free-block: these blocks of the table hold no live token any more. Others are ignored.
+  void drop_emptied(LeaseId lease, std::span<const gpu::BlockId> blocks);
+
+  [[nodiscard]] SlotTotals slot_totals() const;
+  /// Of a sparsified table that is held.
+  [[nodiscard]] SlotCount slots(LeaseId lease) const { return tables_.at(lease).sparse.value().slots; }
+
+  /// By block id.
+  [[nodiscard]] std::vector<BlockState> states() const;
 
   /// Grows the table to cover `tokens` positions. All or nothing: false when the pool has too few blocks.
   [[nodiscard]] bool extend_to(LeaseId lease, std::uint32_t tokens);
@@ -68,19 +97,28 @@ class BlockTables {
   [[nodiscard]] std::string check() const;
 
  private:
+  struct SparseTable {
+    model::SparseKvParams params;
+    std::uint32_t prompt_length = 0;
+    SlotCount slots;
+  };
   struct Table {
     std::vector<gpu::BlockId> blocks;
     std::vector<model::TokenId> tokens;  // known content, prompt and output
     std::uint32_t computed = 0;          // positions with valid KV
     std::uint32_t named_blocks = 0;      // leading blocks whose name is known
     PrefixHash name;                     // of those blocks (the salt when there are none)
+    std::optional<SparseTable> sparse;
   };
 
   [[nodiscard]] Admission open(Table table);
+  /// All or nothing.
+  [[nodiscard]] bool allocate(std::uint32_t count, std::vector<gpu::BlockId>& blocks);
 
   BlockPool pool_;
   std::unordered_map<LeaseId, Table> tables_;
-  std::vector<gpu::BlockId> pins_;  // a few at most: one pair for each copy under way
+  std::vector<gpu::BlockId> pins_;      // a few at most: one pair for each copy under way
+  std::vector<gpu::BlockId> deferred_;  // given up by steps that are being prepared
   std::uint64_t last_lease_ = 0;
 };
 

@@ -53,29 +53,35 @@ enum class DeviceKind : std::uint8_t { kAuto, kHost, kCuda };
 enum class KvCacheDType : std::uint8_t { kAuto, kF32, kF16, kBF16, kQ8_0 };
 
 struct EngineOptions {
-  std::filesystem::path model;                        // a GGUF file or a Hugging Face directory
+  std::filesystem::path model;  // a GGUF file or a Hugging Face directory
   model::LoadFormat load_format = model::LoadFormat::kAuto;
-  std::optional<DeviceKind> device;                   // empty: as kAuto
-  double gpu_memory_utilization = 0.9;                // share of a GPU's memory, when kv_cache_memory_bytes is 0
-  std::uint32_t tensor_parallel_size = 1;             // GPUs that share the model
-  KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;  // kAuto: fp32 for fp32 weights, else fp16; bf16 on a GPU for
-                                                      // bf16 weights. A GPU computes in this type too
-  std::size_t kv_cache_memory_bytes = 0;              // 0: chosen, see default_kv_cache_bytes
-  std::uint32_t block_size = 16;                      // tokens a block
-  std::uint32_t max_num_seqs = 0;              // 0: 64, on a GPU 256
-  std::uint32_t max_num_batched_tokens = 0;    // in one step, at least max_num_seqs; 0: 512, on a GPU 2048
-  std::uint32_t max_model_len = 0;             // 0: as the model was trained
+  std::optional<DeviceKind> device;     // empty: as kAuto
+  double gpu_memory_utilization = 0.9;  // share of a GPU's memory, when kv_cache_memory_bytes is 0
+  std::uint32_t tensor_parallel_size = 1;  // GPUs that share the model
+  KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;  // kAuto: fp32 for fp32 weights, else fp16; bf16 on a
+                                                      // GPU for bf16 weights. A GPU computes in this type too
+  std::size_t kv_cache_memory_bytes = 0;     // 0: chosen, see default_kv_cache_bytes
+  std::uint32_t block_size = 16;             // tokens a block
+  std::uint32_t max_num_seqs = 0;            // 0: 64, on a GPU 256
+  std::uint32_t max_num_batched_tokens = 0;  // in one step, at least max_num_seqs; 0: 512, on a GPU 2048
+  std::uint32_t max_model_len = 0;           // 0: as the model was trained
   bool enable_prefix_caching = true;
   std::uint32_t async_submit = 2;  // steps in flight; 1: synchronous
-  double max_itl_stretch = 0;      // above 1: a step that carries part of a prompt takes at most so many times one
-                                   // that only decodes; 0: prompts get all of max_num_batched_tokens
-  std::uint32_t threads = 0;       // of the host device; 0: all cores
-  std::string cpu_target;          // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
-  bool simulate_device = false;    // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest
+  double max_itl_stretch = 0;  // above 1: a step that carries part of a prompt takes at most so many times
+                               // one that only decodes; 0: prompts get all of max_num_batched_tokens
+  model::SparseKvParams sparse_kv;     // of requests that say nothing; method none: exact
+  bool sparse_kv_per_request = false;  // requests may be sparsified though sparse_kv's method is none
+  std::uint32_t sparse_kv_budget_min = 0;  // tokens; requests with a smaller budget are refused
+  std::uint32_t threads = 0;  // of the host device; 0: all cores
+  std::string cpu_target;     // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
+  bool simulate_device =
+      false;  // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest
   std::chrono::microseconds simulated_step{0};  // with simulate_device: what a step takes
   std::uint64_t inject_device_fault = 0;  // for tests, on a GPU: the device is lost at this step; 0: never
-  bool trace_kernels = false;      // with trace, on a GPU: every kernel too
-  std::filesystem::path trace;     // write Chrome trace JSON here; empty: no tracing
+  bool trace_kernels = false;             // with trace, on a GPU: every kernel too
+  std::function<void(const actors::SlotTotals&)> on_slots;  // hears of the KV slots at every step, on an
+                                                            // engine's worker; empty: nobody counts them
+  std::filesystem::path trace;                  // write Chrome trace JSON here; empty: no tracing
   std::chrono::seconds stall_limit{60};  // a session that takes no output for so long has its request cut
 };
 
@@ -167,8 +173,8 @@ class Engine {
   [[nodiscard]] Result<std::vector<model::TokenId>> chat_prompt(
       std::span<const model::Message> messages) const;
 
-  /// For servers: starts `fn(ActorContext<ClientMessage>&, args...)` as a client actor that speaks to router() itself,
-  /// on the worker of the sessions.
+  /// For servers: starts `fn(ActorContext<ClientMessage>&, args...)` as a client actor that speaks to
+  /// router() itself, on the worker of the sessions.
   template <class F, class... Args>
   actors::ClientAddress start_client(F fn, Args... args) {
     return executor().template spawn<actors::ClientMessage>(session_options(), fn, std::move(args)...);

@@ -72,8 +72,8 @@ std::size_t machine_memory_bytes() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
 }
 
-gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& model, std::uint32_t max_model_len,
-                                  bool on_gpu) {
+gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& model,
+                                  std::uint32_t max_model_len, bool on_gpu) {
   const std::uint32_t seqs = set.max_num_seqs != 0 ? set.max_num_seqs : on_gpu ? 256 : 64;
   const std::uint32_t usual_tokens = on_gpu ? 2048 : 512;
   const model::DType weights =
@@ -85,7 +85,8 @@ gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& 
           .max_num_batched_tokens =
               set.max_num_batched_tokens != 0 ? set.max_num_batched_tokens : std::max(seqs, usual_tokens),
           .max_model_len = max_model_len,
-          .max_steps_in_flight = set.async_submit};
+          .max_steps_in_flight = set.async_submit,
+          .sparse_kv = set.sparse_kv.on() || set.sparse_kv_per_request};
 }
 
 Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const model::Model& model,
@@ -108,7 +109,8 @@ Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const m
 Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const model::Model& model,
                                                gpu::DeviceOptions& options, DeviceTrack* track) {
   if (set.load_format == model::LoadFormat::kDummy) {
-    return Error{Errc::kInvalidArgument, "--load-format dummy makes random weights on a GPU; the host device has none"};
+    return Error{Errc::kInvalidArgument,
+                 "--load-format dummy makes random weights on a GPU; the host device has none"};
   }
   if (options.kv_cache_memory_bytes == 0) {
     options.kv_cache_memory_bytes =
@@ -135,9 +137,11 @@ Result<EngineDevice> open_engine_device(const EngineOptions& set, const model::M
   if (wanted != DeviceKind::kHost) {
     opened.options = device_options(set, model, max_model_len, true);
     device = open_cuda(set, model, opened.options, opened.track.get());
-    // What a GPU here refuses for a reason of its own (memory, a broken file) is no reason to compute elsewhere.
-    const bool absent = !device.ok() && (device.error().code == Errc::kNotFound ||
-                                         (device.error().code == Errc::kUnsupported && wanted == DeviceKind::kAuto));
+    // What a GPU here refuses for a reason of its own (memory, a broken file) is no reason to compute
+    // elsewhere.
+    const bool absent =
+        !device.ok() && (device.error().code == Errc::kNotFound ||
+                         (device.error().code == Errc::kUnsupported && wanted == DeviceKind::kAuto));
     if (!device.ok() && (wanted == DeviceKind::kCuda || !absent)) return std::move(device).error();
     if (!device.ok()) opened.why_host = device.error().message;
   }
@@ -154,9 +158,9 @@ Result<EngineDevice> open_engine_device(const EngineOptions& set, const model::M
   opened.device = *std::move(device);
   const gpu::DeviceInfo& info = opened.device->info();
   if (info.num_blocks == 0) {
-    return Error{Errc::kInvalidArgument, "--kv-cache-memory-bytes is " +
-                                             std::to_string(opened.options.kv_cache_memory_bytes) +
-                                             ", less than one block of " + std::to_string(info.kv_block_bytes) + " bytes"};
+    return Error{Errc::kInvalidArgument,
+                 "--kv-cache-memory-bytes is " + std::to_string(opened.options.kv_cache_memory_bytes) +
+                     ", less than one block of " + std::to_string(info.kv_block_bytes) + " bytes"};
   }
   if (info.needs_polling) opened.poller = std::make_unique<DevicePoller>(*opened.device);
   return opened;
@@ -184,8 +188,8 @@ Result<EngineDevice> open_simulated_device(const EngineOptions& set, const model
                                    .attended_token_ns = 0,
                                    .copy_block_ns = 0};
   opened.device = std::make_unique<gpu::SimDevice>(
-      opened.options, kv_bytes_per_token(model.spec(), opened.options.kv_dtype), model.spec().vocab_size, instant,
-      gpu::SimFaults{}, std::move(environment));
+      opened.options, kv_bytes_per_token(model.spec(), opened.options.kv_dtype), model.spec().vocab_size,
+      instant, gpu::SimFaults{}, std::move(environment));
   return opened;
 }
 

@@ -27,6 +27,7 @@
 #include "actors/block_state.hpp"
 #include "actors/ids.hpp"
 #include "actors/prefix_hash.hpp"
+#include "actors/slot_count.hpp"
 #include "gpu/step_plan.hpp"
 #include "model/sampling_params.hpp"
 #include "runtime/actor.hpp"
@@ -45,6 +46,8 @@ struct Usage {
   std::uint32_t cached_tokens = 0;  // of the prompt, found in the prefix cache
   std::uint32_t preemptions = 0;
   std::uint32_t recomputed_tokens = 0;  // positions computed again after a preemption or a device failure
+  bool sparsified = false;              // it kept a budget of tokens
+  std::uint32_t evicted_tokens = 0;     // by sparsification, of each KV head; over 0: the output is not exact
   runtime::Duration queue_time{};       // from its arrival at the scheduler to its first step, or to its end
 };
 
@@ -95,6 +98,7 @@ struct ServingStats;  // actors/serving.hpp
 struct EngineSnapshot {
   std::uint64_t tag = 0;
   std::shared_ptr<const ServingStats> stats;  // a copy of its own
+  SlotTotals slots;                           // of all tables
   std::vector<BlockState> blocks;             // by block id; empty unless asked for
 };
 using ClientMessage = std::variant<ChoiceDelta, ChoiceFinished, ChoiceFailed, RequestDone, StopSession,
@@ -189,7 +193,14 @@ struct BlocksFreed {
 struct StepPrepared {
   std::uint64_t step = 0;
   std::vector<SequenceId> denied;
-  bool empty = false;  // nothing was left of it: no StepDone will come
+  struct Slots {
+    SequenceId sequence{};
+    SlotCount slots;  // after the step
+    std::uint32_t blocks = 0;
+    std::uint32_t evicted = 0;
+  };
+  std::vector<Slots> slots;  // of the sparsified sequences in it
+  bool empty = false;        // nothing was left of it: no StepDone will come
   std::uint32_t free_blocks = 0;
 };
 /// From the decoder.
@@ -206,6 +217,8 @@ struct AdmitSequence {
   SequenceId sequence{};
   std::vector<TokenId> tokens;
   PrefixHash salt;
+  std::uint32_t prompt_length = 0;  // tokens
+  model::SparseKvParams sparse;
 };
 /// Admission of a sequence that starts as a copy of `parent`.
 struct ForkSequence {
@@ -225,7 +238,8 @@ struct CommitStep {
   struct Item {
     LeaseId lease{};
     std::uint32_t computed = 0;
-    std::vector<TokenId> appended;  // tokens the block manager has not been told yet
+    std::vector<TokenId> appended;      // tokens the block manager has not been told yet
+    std::vector<gpu::BlockId> emptied;  // blocks without live tokens, as the device reported
   };
   std::vector<Item> items;
 };
@@ -237,11 +251,12 @@ struct TransferDone {
   TransferId transfer{};
   bool failed = false;
 };
-/// Asks for an EngineSnapshot with the state of every block.
+/// Asks for an EngineSnapshot.
 struct DescribeBlocks {
   std::uint64_t tag = 0;
   ClientAddress client;
   std::shared_ptr<const ServingStats> stats;
+  bool blocks = false;  // with the state of every block
 };
 struct BlockManagerMessage : std::variant<AdmitSequence, ForkSequence, PrepareStep, CommitStep, ReleaseLease,
                                           TransferDone, DescribeBlocks> {

@@ -11,6 +11,41 @@ bool ready(const Sequence& sequence) {
   return sequence.phase == Sequence::Phase::kRunning && !sequence.held && sequence.wants_step();
 }
 
+/// Goes once more through output that was computed before a preemption.
+bool replays(const Sequence& sequence) {
+  return sequence.sparsified() && sequence.computed >= sequence.prompt_length;
+}
+
+/// Tokens that one step may compute of it.
+std::uint32_t uncomputed(const Sequence& sequence) {
+  if (replays(sequence)) return 1;
+  const std::uint32_t end = sequence.sparsified() ? sequence.prompt_length : sequence.length();
+  return end - sequence.computed;
+}
+
+/// Its slots never exceed what its budget and its longest answer say, so that all of them can be promised at
+/// once.
+bool is_bounded(const Sequence& sequence) {
+  const auto& sparse = sequence.sparse;
+  return sparse.on() && (sparse.strategy == model::SparseStrategy::kSpvllm ||
+                         sparse.strategy == model::SparseStrategy::kSparseCopy);
+}
+
+/// Blocks to have in hand for it: all that a bounded one will ever use, of any other those of its tokens so
+/// far.
+std::uint32_t blocks_wanted(const Sequence& sequence, std::uint32_t block_size) {
+  if (!sequence.sparsified()) return blocks_for(sequence.length() + 1, block_size);
+  const bool prompt_done = sequence.computed >= sequence.prompt_length;
+  if (!is_bounded(sequence)) {
+    return prompt_done ? sequence.blocks + 1 : blocks_for(sequence.prompt_length + 1, block_size);
+  }
+  const auto answer = static_cast<std::uint32_t>(sequence.params.max_tokens);
+  const std::uint32_t end =
+      std::max(sequence.length(), std::min(sequence.prompt_length + answer, sequence.length_limit));
+  const std::uint32_t kept = slots_after_prompt(sequence.prompt_length, end, sequence.sparse);
+  return blocks_for(prompt_done ? kept : std::max(kept, sequence.prompt_length), block_size);
+}
+
 /// Tracks free blocks while a step is put together, and takes blocks from late comers when they run short.
 class Memory {
  public:
@@ -20,9 +55,9 @@ class Memory {
   [[nodiscard]] bool gave_up(SequenceId id) const { return gone_.contains(id); }
   [[nodiscard]] bool planned(SequenceId id) const { return planned_.contains(id); }
 
-  /// Reserves what `sequence` lacks to cover `tokens` positions.
-  bool reserve(const Sequence& sequence, std::uint32_t tokens, std::vector<SequenceId>& preempt) {
-    const std::uint32_t wanted = blocks_for(tokens, budget_.block_size);
+  /// Reserves what `sequence` lacks to compute positions up to `end`.
+  bool reserve(const Sequence& sequence, std::uint32_t end, std::vector<SequenceId>& preempt) {
+    const std::uint32_t wanted = blocks_for(slots_for(sequence, end), budget_.block_size);
     const std::uint32_t lacking = wanted > sequence.blocks ? wanted - sequence.blocks : 0;
     while (lacking > free_) {
       const Sequence* victim = last_behind(sequence);
@@ -43,6 +78,13 @@ class Memory {
   }
 
  private:
+  [[nodiscard]] std::uint32_t slots_for(const Sequence& sequence, std::uint32_t end) const {
+    if (!sequence.sparsified()) return end;
+    return plan_slots(sequence.slots, sequence.computed, end - sequence.computed, sequence.prompt_length,
+                      sequence.sparse, budget_.block_size)
+        .span;
+  }
+
   /// The last of those behind `sequence` that hold blocks and are not in this step: held ones first.
   [[nodiscard]] const Sequence* last_behind(const Sequence& sequence) const {
     const Sequence* last = nullptr;
@@ -99,8 +141,8 @@ StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
     const Sequence& sequence = state.at(id);
     if (tokens_left == 0) break;
     if (!ready(sequence) || sequence.decodes() || memory.gave_up(id)) continue;
-    const std::uint32_t wanted = std::min(sequence.length() - sequence.computed, tokens_left);
-    std::uint32_t end = memory.fit(sequence, sequence.computed + wanted);
+    std::uint32_t end = sequence.computed + std::min(uncomputed(sequence), tokens_left);
+    if (!replays(sequence)) end = memory.fit(sequence, end);
     if (end <= sequence.computed) end = sequence.computed + 1;  // one token, at another's cost
     if (!memory.reserve(sequence, end, decision.preempt)) continue;
     const std::uint32_t count = end - sequence.computed;
@@ -121,11 +163,12 @@ StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
 std::vector<SequenceId> choose_admissions(const SchedulerState& state, const Budget& budget) {
   std::vector<SequenceId> chosen;
   std::uint64_t promised = 0;
-  std::size_t admitted = 0;
+  std::size_t admitted = 0, growing = 0;
   for (const auto& [arrival, id] : state.running) {
     const Sequence& sequence = state.at(id);
     ++admitted;
-    const std::uint32_t total = blocks_for(sequence.length() + 1, budget.block_size);
+    growing += is_bounded(sequence) ? 0 : 1;
+    const std::uint32_t total = blocks_wanted(sequence, budget.block_size);
     promised += total > sequence.blocks ? total - sequence.blocks : 0;
   }
   std::size_t rows = state.free_rows.size();
@@ -134,14 +177,15 @@ std::vector<SequenceId> choose_admissions(const SchedulerState& state, const Bud
     if (rows == 0) break;
     if (sequence.steps_in_flight > 0) break;  // a token of its earlier life is still to come
     if (sequence.held) continue;
-    const std::uint32_t need = blocks_for(sequence.length() + 1, budget.block_size);
-    // Alone it may use everything; beside others it leaves each a block to grow into.
-    const std::uint64_t spare = admitted == 0 ? 0 : admitted + 1;
+    const std::uint32_t need = blocks_wanted(sequence, budget.block_size);
+    // Alone it may use everything; beside others it leaves each that grows a block to grow into.
+    const std::uint64_t spare = admitted == 0 ? 0 : growing + (is_bounded(sequence) ? 0 : 1);
     const std::uint32_t bounded = std::min(need, budget.total_blocks);
     if (promised + bounded + spare > budget.free_blocks && !(admitted == 0 && bounded <= budget.free_blocks))
       break;
     promised += bounded;
     ++admitted;
+    growing += is_bounded(sequence) ? 0 : 1;
     --rows;
     chosen.push_back(id);
   }

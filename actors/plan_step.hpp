@@ -35,15 +35,17 @@ struct StepDecision {
 ///     came before the sequence in need; so the oldest always finishes.
 [[nodiscard]] StepDecision plan_step(const SchedulerState& state, const Budget& budget);
 
-/// How many sequences would decode in the next step, memory permitting, and how many wait for their first token.
+/// How many sequences would decode in the next step, memory permitting, and how many wait for their first
+/// token.
 struct Demand {
   std::uint32_t decodes = 0, prompts = 0;
 };
 [[nodiscard]] Demand demand(const SchedulerState& state);
 
 /// Which waiting sequences to admit now, first come first served: each needs a row, and free blocks for all
-/// of its tokens besides what running prompts still need and one spare block for each running sequence. The
-/// first that does not fit stops the queue, so that a long prompt is never starved by short ones.
+/// of its tokens besides what running prompts still need and one spare block for each running sequence. A
+/// sparsified one whose slots its budget bounds counts with all that it will ever hold, and needs no spare
+/// block. The first that does not fit stops the queue, so that a long prompt is never starved by short ones.
 [[nodiscard]] std::vector<SequenceId> choose_admissions(const SchedulerState& state, const Budget& budget);
 
 }  // namespace spillway::actors

@@ -24,12 +24,13 @@ class Router {
       message.reply.fail(std::move(*wrong));
       return;
     }
+    message.params.sparse_kv = *sparse_of(message);
     const RequestId id{++last_request_};
     const auto choices = static_cast<std::uint32_t>(message.params.n);
     Request request{
         .tag = message.tag, .client = message.client, .credits = message.credits, .open = choices};
-    AddRequest add{.request = id, .prompt = std::move(message.prompt), .params = message.params,
-                   .salt = message.salt};
+    AddRequest add{
+        .request = id, .prompt = std::move(message.prompt), .params = message.params, .salt = message.salt};
     for (std::uint32_t choice = 0; choice < choices; ++choice) {
       const SequenceId sequence{++last_sequence_};
       add.sequences.push_back(sequence);
@@ -167,6 +168,7 @@ class Router {
                       std::to_string(config_.vocab_size - 1));
       }
     }
+    if (const Result<model::SparseKvParams> sparse = sparse_of(message); !sparse.ok()) return sparse.error();
     const std::size_t room = params.max_tokens > 0 ? 1 : 0;  // for the first output token
     if (length + room > config_.max_model_len) {
       return refuse("the prompt has " + std::to_string(length) + " tokens; with --max-model-len " +
@@ -180,6 +182,36 @@ class Router {
                                            "; raise --kv-cache-memory-bytes or shorten the prompt"};
     }
     return std::nullopt;
+  }
+
+  /// What sparsification means for this prompt, within what is allowed.
+  [[nodiscard]] Result<model::SparseKvParams> sparse_of(const SubmitRequest& message) const {
+    model::SparseKvParams params = message.params.sparse_kv.value_or(config_.sparse_default);
+    if (!params.on()) return params;
+    if (!config_.sparse_kv) {
+      return Error{Errc::kUnsupported,
+                   "sparse_kv_cache: this engine was started without sparsification; start it with "
+                   "--sparse-kv-cache-method or --sparse-kv-cache-per-request"};
+    }
+    if (params.rotate_to_cache && !config_.rotates_to_cache) {
+      return Error{Errc::kUnsupported,
+                   "sparse_kv_cache: positions 'cache' needs a model with rotary positions on the "
+                   "host device"};
+    }
+    params.seed = message.params.seed;
+    Result<model::SparseKvParams> resolved =
+        model::resolve(params, static_cast<std::uint32_t>(message.prompt.size()));
+    if (resolved.ok() && params.budget_fraction > 0 && resolved->budget < config_.sparse_budget_min) {
+      params.budget = config_.sparse_budget_min;  // a share of a short prompt
+      params.budget_fraction = 0;
+      return model::resolve(params, static_cast<std::uint32_t>(message.prompt.size()));
+    }
+    if (resolved.ok() && resolved->budget < config_.sparse_budget_min) {
+      return Error{Errc::kInvalidArgument,
+                   "sparse_kv_cache: the budget is " + std::to_string(resolved->budget) +
+                       " tokens, the least allowed is " + std::to_string(config_.sparse_budget_min)};
+    }
+    return resolved;
   }
 
   [[nodiscard]] std::string limit_text() const {

@@ -33,15 +33,18 @@ class Scheduler {
                         .arrival = ++arrivals_,
                         .added = now_,
                         .params = message.params,
+                        .sparse = message.params.sparse_kv.value_or(model::SparseKvParams{}),
                         .tokens = message.prompt,
                         .salt = message.salt,
                         .prompt_length = static_cast<std::uint32_t>(message.prompt.size()),
                         .length_limit = static_cast<std::uint32_t>(
                             std::min<std::uint64_t>(config_.max_model_len, capacity))};
       ++stats_.sequences_added;
-      // The other choices wait for the first one's prompt and fork from it.
-      if (choice == 0) {
-        sequence.siblings.assign(message.sequences.begin() + 1, message.sequences.end());
+      // The other choices wait for the first one's prompt and fork from it; a sparsified one's blocks are its
+      // own.
+      if (choice == 0 || sequence.sparsified()) {
+        if (!sequence.sparsified())
+          sequence.siblings.assign(message.sequences.begin() + 1, message.sequences.end());
         state_.waiting.insert({sequence.arrival, sequence.id});
       }
       state_.sequences.emplace(sequence.id, std::move(sequence));
@@ -69,6 +72,7 @@ class Scheduler {
     leases_.insert_or_assign(sequence->id, std::move(message.lease));
     sequence->blocks = message.blocks;
     sequence->shared_blocks = message.blocks;
+    sequence->slots = {};
     sequence->computed = sequence->committed = message.cached_tokens;
     sequence->told = static_cast<std::uint32_t>(sequence->tokens.size());
     if (sequence->preemptions == 0 && sequence->device_failures == 0) {
@@ -82,6 +86,13 @@ class Scheduler {
     SPW_CHECK(answers_due_ > 0 && !in_flight_.empty());
     --answers_due_;
     budget_.free_blocks = message.free_blocks;
+    for (const StepPrepared::Slots& slots : message.slots) {
+      Sequence* sequence = state_.find(slots.sequence);
+      if (sequence == nullptr || sequence->phase != Sequence::Phase::kRunning) continue;
+      sequence->slots = slots.slots;
+      sequence->blocks = slots.blocks;
+      sequence->evicted_tokens += slots.evicted;
+    }
     for (const SequenceId id : message.denied) deny(message.step, id);
     if (message.empty) forget_step(message.step);
   }
@@ -139,8 +150,10 @@ class Scheduler {
 
   void apply(const StepInFlight& done, gpu::StepResult& result) {
     auto sampled = result.tokens.begin();
+    std::uint32_t next_index = 0;  // into the sequences that the device ran
     for (const Entry& entry : done.entries) {
       if (entry.denied) continue;
+      const std::uint32_t index = next_index++;
       gpu::SampledToken* token = nullptr;
       if (entry.samples) {
         SPW_CHECK(sampled != result.tokens.end());
@@ -154,7 +167,10 @@ class Scheduler {
         --sequence->sampling;
         append(*sequence, *token);
       }
-      if (sequence->phase == Sequence::Phase::kRunning) commit(*sequence, entry.end_position);
+      if (sequence->phase == Sequence::Phase::kRunning) {
+        commit(*sequence, entry.end_position);
+        tell_emptied(*sequence, result, index);
+      }
       if (token != nullptr || sequence->params.max_tokens == 0) {
         if (sequence->committed >= sequence->prompt_length) fork_siblings(*sequence);
         end_if_complete(*sequence);
@@ -176,6 +192,16 @@ class Scheduler {
     item.appended.assign(sequence.tokens.begin() + sequence.told, sequence.tokens.end());
     sequence.told = known;
     commits_.items.push_back(std::move(item));
+  }
+
+  /// `index`: of the sequence in its step as the device ran it.
+  void tell_emptied(const Sequence& sequence, const gpu::StepResult& result, std::uint32_t index) {
+    if (result.emptied.empty()) return;
+    CommitStep::Item item{.lease = sequence.lease};
+    for (const gpu::StepResult::Emptied& emptied : result.emptied) {
+      if (emptied.sequence_index == index) item.emptied.push_back(emptied.block);
+    }
+    if (!item.emptied.empty()) commits_.items.push_back(std::move(item));
   }
 
   void end_if_complete(Sequence& sequence) {
@@ -280,7 +306,7 @@ class Scheduler {
       sequence.recomputed_tokens += sequence.computed;
       stats_.recomputed_tokens += sequence.computed;
     }
-    sequence.computed = sequence.committed = sequence.told = 0;
+    sequence.computed = sequence.committed = sequence.told = sequence.evicted_tokens = 0;
     state_.waiting.insert({sequence.arrival, sequence.id});
   }
 
@@ -291,15 +317,18 @@ class Scheduler {
   }
 
   [[nodiscard]] SequenceEnded farewell(const Sequence& sequence) const {
-    return {.sequence = sequence.id,
-            .usage = {.prompt_tokens = sequence.prompt_length,
-                      .completion_tokens =
-                          static_cast<std::uint32_t>(sequence.tokens.size()) - sequence.prompt_length,
-                      .cached_tokens = sequence.cached_tokens,
-                      .preemptions = sequence.preemptions,
-                      .recomputed_tokens = sequence.recomputed_tokens,
-                      .queue_time = (sequence.first_step == runtime::TimePoint{} ? now_ : sequence.first_step) -
-                                    sequence.added}};
+    return {
+        .sequence = sequence.id,
+        .usage = {
+            .prompt_tokens = sequence.prompt_length,
+            .completion_tokens = static_cast<std::uint32_t>(sequence.tokens.size()) - sequence.prompt_length,
+            .cached_tokens = sequence.cached_tokens,
+            .preemptions = sequence.preemptions,
+            .recomputed_tokens = sequence.recomputed_tokens,
+            .sparsified = sequence.sparsified(),
+            .evicted_tokens = sequence.evicted_tokens,
+            .queue_time =
+                (sequence.first_step == runtime::TimePoint{} ? now_ : sequence.first_step) - sequence.added}};
   }
 
   void end(Sequence& sequence, FinishReason reason) {
@@ -338,7 +367,8 @@ class Scheduler {
       state_.waiting.erase({sequence.arrival, id});
       take_row(sequence);
       ++answers_due_;
-      config_.block_manager.post(BlockManagerMessage{AdmitSequence{id, sequence.tokens, sequence.salt}});
+      config_.block_manager.post(BlockManagerMessage{
+          AdmitSequence{id, sequence.tokens, sequence.salt, sequence.prompt_length, sequence.sparse}});
     }
   }
 
@@ -379,7 +409,8 @@ class Scheduler {
                                 .prompt_count = planned.prompt_count,
                                 .token_from_row = planned.token_from_row,
                                 .samples = planned.samples,
-                                .output_index = sequence.outputs()});
+                                .output_index = sequence.outputs(),
+                                .sparse = add_sparse(sequence, step)});
       const auto first = sequence.tokens.begin() + planned.first_position;
       if (planned.token_from_row) {
         step.tokens.push_back(0);
@@ -400,13 +431,21 @@ class Scheduler {
           planned.token_count;
       if (sequence.first_step == runtime::TimePoint{}) sequence.first_step = now_;
       sequence.computed = end_position;
-      sequence.blocks = std::max(sequence.blocks, blocks_for(end_position, config_.block_size));
+      if (!sequence.sparsified())
+        sequence.blocks = std::max(sequence.blocks, blocks_for(end_position, config_.block_size));
       sequence.sampling += planned.samples ? 1 : 0;
       ++sequence.steps_in_flight;
     }
     in_flight_.push_back(std::move(in_flight));
     ++answers_due_;
     config_.block_manager.post(BlockManagerMessage{std::move(message)});
+  }
+
+  /// Its place in step.sparse; the block manager fills the rest in.
+  static std::uint32_t add_sparse(const Sequence& sequence, gpu::StepPlan& step) {
+    if (!sequence.sparsified()) return gpu::SequenceStep::kExact;
+    step.sparse.push_back({.params = sequence.sparse, .prompt_length = sequence.prompt_length});
+    return static_cast<std::uint32_t>(step.sparse.size() - 1);
   }
 
   [[nodiscard]] gpu::RowInit row_init(const Sequence& sequence) const {

@@ -20,7 +20,7 @@ struct Budget {
   std::uint32_t max_sequences = 0;  // rows
   std::uint32_t block_size = 0;
   std::uint32_t total_blocks = 0;
-  std::uint32_t free_blocks = 0;  // as the block manager last said
+  std::uint32_t free_blocks = 0;                 // as the block manager last said
   std::uint32_t max_prompt_tokens = UINT32_MAX;  // beside sequences that decode
 };
 

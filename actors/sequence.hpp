@@ -8,13 +8,16 @@
 //   sampling           tokens that steps in flight will add (0 or more)
 //   length()           tokens.size() + sampling: what the next step builds on
 //   computed           positions whose KV exists or will, once the steps in flight are done
-// computed <= length(). A sequence decodes when computed == length() - 1, else it prefills.
+// computed <= length(). A sequence decodes when computed == length() - 1, else it prefills. A sparsified one
+// that is computed again after a preemption goes through its old output token by token, as it did the first
+// time, so that it keeps and evicts the same tokens.
 
 #include <cstdint>
 #include <vector>
 
 #include "actors/ids.hpp"
 #include "actors/prefix_hash.hpp"
+#include "actors/slot_count.hpp"
 #include "gpu/step_plan.hpp"
 #include "model/sampling_params.hpp"
 #include "runtime/time.hpp"
@@ -31,9 +34,10 @@ struct Sequence {
   SequenceId id{};
   RequestId request{};
   std::uint32_t choice = 0;
-  std::uint64_t arrival = 0;  // order of service; kept over preemptions
+  std::uint64_t arrival = 0;                 // order of service; kept over preemptions
   runtime::TimePoint added{}, first_step{};  // first_step: zero until one was planned
   model::SamplingParams params;
+  model::SparseKvParams sparse;
   std::vector<model::TokenId> tokens;
   PrefixHash salt;  // of the names of its blocks
   std::uint32_t prompt_length = 0;
@@ -53,6 +57,8 @@ struct Sequence {
   std::uint32_t life = 0;           // results of steps from an earlier life (before a failure) do not count
   std::uint32_t blocks = 0;         // blocks its table holds
   std::uint32_t shared_blocks = 0;  // of those, found in the prefix cache at admission
+  SlotCount slots;                  // when sparsified: after the last step planned
+  std::uint32_t evicted_tokens = 0;
 
   std::uint32_t cached_tokens = 0;  // at first admission
   std::uint32_t preemptions = 0;
@@ -63,6 +69,7 @@ struct Sequence {
     return static_cast<std::uint32_t>(tokens.size()) + sampling;
   }
   [[nodiscard]] std::uint32_t outputs() const noexcept { return length() - prompt_length; }
+  [[nodiscard]] bool sparsified() const noexcept { return sparse.on(); }
   [[nodiscard]] bool decodes() const noexcept { return computed + 1 == length() && outputs() > 0; }
   /// Another step would add something: positions to compute, and room for a token.
   [[nodiscard]] bool wants_step() const noexcept {

@@ -24,7 +24,10 @@ struct ServingConfig {
   std::vector<TokenId> eos_ids;
   const model::Tokenizer* tokenizer = nullptr;  // outlives the actors; null: tokens without text
   bool prefix_caching = true;
-  double max_itl_stretch = 0;  // see step_pace.hpp
+  double max_itl_stretch = 0;                       // see step_pace.hpp
+  model::SparseKvParams sparse_default;             // needs device_options.sparse_kv
+  std::uint32_t sparse_budget_min = 0;              // tokens
+  std::function<void(const SlotTotals&)> on_slots;  // see BlockManagerConfig
   bool check_invariants = false;
   std::uint32_t worker = 0;
   std::uint32_t tokens_behind_max = 64;
@@ -45,7 +48,9 @@ class Serving {
   Serving(runtime::Executor& executor, const ServingConfig& config);
 
   [[nodiscard]] const runtime::Address<RouterMessage>& router() const noexcept { return router_; }
-  [[nodiscard]] const runtime::Address<BlockManagerMessage>& block_manager_address() const noexcept { return block_manager_; }
+  [[nodiscard]] const runtime::Address<BlockManagerMessage>& block_manager_address() const noexcept {
+    return block_manager_;
+  }
   [[nodiscard]] const ServingStats& stats() const noexcept { return *stats_; }
 
  private:

@@ -5,7 +5,11 @@
 // at the bandwidth given (GB/s, measured elsewhere), 0: none printed.
 //
 // bench_host_device MODEL [--threads N] [--cpu-target T] [--kv fp32|fp16|bf16|q8_0] [--only SUBSTRING]
-// [--gbps X]
+// [--gbps X] [--sparse METHOD]
+//
+// --sparse measures decode steps of sparsified sequences (one token in, one out, as many live ones as the
+// context says) beside exact steps over as many tokens, in turn; blocks then carry positions and scores in
+// both.
 
 #include <algorithm>
 #include <atomic>
@@ -62,6 +66,24 @@ struct Bench {
     }
   }
 
+  /// Sparsifies the sequence added last: a prompt that fills the budget, or a token that takes the place of
+  /// another.
+  void sparsify(StepPlan& plan, model::SparseKvParams params, std::uint32_t context) {
+    SequenceStep& s = plan.sequences.back();
+    const bool in_prompt = s.first_position < context;
+    const std::uint32_t end = s.first_position + s.token_count;
+    SparseStep sparse;
+    sparse.params = params;
+    sparse.params.budget = context;
+    sparse.prompt_length = context;
+    sparse.span = std::min(end, context);
+    sparse.reuse = !in_prompt;
+    sparse.evict = end >= context ? 1 : 0;
+    sparse.live = sparse.span - sparse.evict;
+    s.sparse = static_cast<std::uint32_t>(plan.sparse.size());
+    plan.sparse.push_back(sparse);
+  }
+
   void add_sequence(StepPlan& plan, std::uint32_t row, std::uint32_t position, std::uint32_t count,
                     bool samples, std::uint32_t blocks_each) {
     SequenceStep s;
@@ -96,16 +118,58 @@ struct Bench {
     }
   }
 
-  void prefill(std::uint32_t row, std::uint32_t tokens, std::uint32_t blocks_each) {
+  void prefill(std::uint32_t row, std::uint32_t tokens, std::uint32_t blocks_each,
+               const model::SparseKvParams* sparse = nullptr, std::uint32_t context = 0) {
     for (std::uint32_t done = 0; done < tokens;) {
       const std::uint32_t count = std::min(max_batched, tokens - done);
       StepPlan plan;
       add_sequence(plan, row, done, count, done + count == tokens, blocks_each);
+      if (sparse != nullptr) sparsify(plan, *sparse, context);
       run(std::move(plan));
       done += count;
     }
   }
 };
+
+/// Decode steps with `context` live tokens a row, exact and sparsified in turn: medians, ms.
+void compare_sparse(Bench& bench, const model::SparseKvParams& params, std::uint32_t batch,
+                    std::uint32_t context) {
+  constexpr std::uint32_t kSteps = 40;
+  const std::uint32_t size = bench.block_size, blocks = (context + kSteps) / size + 2;
+  const std::uint32_t exact_first = context - kSteps / 2;
+  // Exact rows first, sparsified ones behind them in the pool.
+  bench.prefill(0, exact_first, blocks);
+  bench.copy_row(batch, blocks, blocks);
+  bench.prefill(batch, context, blocks, &params, context);
+  for (std::uint32_t row = 1; row < batch; ++row) {
+    CopyPlan copy;
+    for (std::uint32_t b = 0; b < blocks; ++b)
+      copy.blocks.push_back({BlockId{batch * blocks + b}, BlockId{(batch + row) * blocks + b}});
+    if (!bench.device.copy(std::move(copy)).ok()) std::exit(1);
+  }
+  std::vector<double> exact, sparse;
+  for (std::uint32_t i = 0; i < kSteps; ++i) {
+    for (const bool sparsified : {false, true}) {
+      StepPlan plan;
+      for (std::uint32_t row = 0; row < batch; ++row) {
+        bench.add_sequence(plan, sparsified ? batch + row : row, (sparsified ? context : exact_first) + i, 1,
+                           true, blocks);
+        if (sparsified) bench.sparsify(plan, params, context);
+      }
+      const double begin = now_s();
+      bench.run(std::move(plan));
+      (sparsified ? sparse : exact).push_back((now_s() - begin) * 1e3);
+    }
+  }
+  std::ranges::nth_element(exact, exact.begin() + kSteps / 2);
+  std::ranges::nth_element(sparse, sparse.begin() + kSteps / 2);
+  std::printf(
+      "{\"case\": \"sparse decode batch %u context %u\", \"method\": \"%s\", \"exact_ms\": %.3f, "
+      "\"sparse_ms\": %.3f, \"ratio\": %.3f}\n",
+      batch, context, std::string(model::name_of(params.method)).c_str(), exact[kSteps / 2],
+      sparse[kSteps / 2], sparse[kSteps / 2] / exact[kSteps / 2]);
+  std::fflush(stdout);
+}
 
 std::string phases(const std::array<std::int64_t, kPhases>& before,
                    const std::array<std::int64_t, kPhases>& after, double per) {
@@ -127,6 +191,7 @@ int main(int argc, char** argv) {
   DeviceOptions options;
   std::string model_path, only;
   double gbps = 0;
+  model::SparseKvParams sparse;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     const auto value = [&] { return std::string(i + 1 < argc ? argv[++i] : ""); };
@@ -136,7 +201,13 @@ int main(int argc, char** argv) {
       only = value();
     else if (arg == "--gbps")
       gbps = std::stod(value());
-    else if (arg == "--cpu-target") {
+    else if (arg == "--sparse") {
+      Result<model::SparseMethod> method = model::parse_sparse_method(value());
+      if (!method) return std::fprintf(stderr, "%s\n", method.error().message.c_str()), 2;
+      sparse.method = *method;
+      options.sparse_kv = true;
+      options.max_num_seqs = 128;
+    } else if (arg == "--cpu-target") {
       Result<CpuTarget> target = parse_cpu_target(value());
       if (!target) return std::fprintf(stderr, "%s\n", target.error().message.c_str()), 2;
       host.cpu_target = *target;
@@ -171,6 +242,14 @@ int main(int argc, char** argv) {
   Bench bench{device, waiter, options.block_size, options.max_num_batched_tokens};
   const auto wanted = [&](const std::string& name) { return name.find(only) != std::string::npos; };
 
+  if (sparse.on()) {
+    sparse.budget = 64;
+    sparse = *model::resolve(sparse, 64);
+    for (const auto& [batch, context] : std::vector<std::pair<std::uint32_t, std::uint32_t>>{
+             {1, 256}, {1, 1024}, {16, 256}, {16, 1024}, {64, 256}})
+      compare_sparse(bench, sparse, batch, context);
+    return 0;
+  }
   for (const std::uint32_t tokens : {512u, 2048u}) {
     const std::string name = "prefill " + std::to_string(tokens);
     if (!wanted(name)) continue;

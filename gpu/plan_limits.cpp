@@ -5,6 +5,32 @@
 #include <utility>
 
 namespace spillway::gpu {
+namespace {
+
+/// What is wrong with a sparsified sequence's step; empty if nothing.
+std::string wrong_with_slots(const StepPlan& plan, const SequenceStep& s, const PlanLimits& limits) {
+  if (!limits.sparse_kv) return "this device was not opened for sparsified sequences";
+  if (s.sparse >= plan.sparse.size()) return "its sparse step is missing";
+  const SparseStep& sparse = plan.sparse[s.sparse];
+  const std::uint64_t end = std::uint64_t{s.first_position} + s.token_count;
+  if (!sparse.params.on()) return "its sparse step has no method";
+  if (sparse.in_prompt(s.first_position)) {
+    if (end > sparse.prompt_length) return "a step that begins in the prompt ends behind it";
+    if (sparse.span != end || sparse.reuse) return "slots of the prompt are not its positions";
+  } else if (s.token_count != 1) {
+    return "a step behind the prompt has one token";
+  }
+  if (sparse.span < s.token_count || sparse.span > end)
+    return "its span is shorter or longer than what was written";
+  if (std::uint64_t{sparse.evict} + sparse.live > sparse.span) return "it has more tokens than slots";
+  if (sparse.packing == SparseStep::Packing::kCopy) {
+    const std::uint64_t blocks = (sparse.live + limits.block_size - 1) / limits.block_size;
+    if (sparse.copy_block_offset + blocks > plan.block_table.size()) return "blocks to copy to are missing";
+  }
+  return {};
+}
+
+}  // namespace
 
 Result<void> validate_plan(const StepPlan& plan, const PlanLimits& limits) {
   const auto refuse = [&plan](std::string what) {
@@ -47,8 +73,12 @@ Result<void> validate_plan(const StepPlan& plan, const PlanLimits& limits) {
       return refuse(name + "position " + std::to_string(end - 1) +
                     " is beyond max_model_len = " + std::to_string(limits.max_model_len));
     }
+    if (s.sparsified()) {
+      if (std::string wrong = wrong_with_slots(plan, s, limits); !wrong.empty()) return refuse(name + wrong);
+    }
+    const std::uint64_t covered = s.sparsified() ? plan.sparse[s.sparse].span : end;
     if (std::uint64_t{s.block_offset} + s.block_count > plan.block_table.size() ||
-        std::uint64_t{s.block_count} * limits.block_size < end) {
+        std::uint64_t{s.block_count} * limits.block_size < covered) {
       return refuse(name + "its blocks do not cover its tokens");
     }
     for (std::uint32_t t = 0; t < s.token_count && !s.token_from_row; ++t) {

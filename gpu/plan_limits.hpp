@@ -11,7 +11,8 @@
 
 namespace spillway::gpu {
 
-/// Refuses a plan that breaks a limit, naming it: rows, tokens, positions, blocks, tables out of range.
+/// Refuses a plan that breaks a limit, naming it: rows, tokens, positions, blocks, tables, slots out of
+/// range.
 struct PlanLimits {
   std::uint32_t max_num_seqs = 0;
   std::uint32_t max_num_batched_tokens = 0;
@@ -19,6 +20,7 @@ struct PlanLimits {
   std::uint32_t num_blocks = 0;
   std::uint32_t block_size = 0;
   std::uint32_t vocab_size = 0;
+  bool sparse_kv = false;
 };
 [[nodiscard]] Result<void> validate_plan(const StepPlan& plan, const PlanLimits& limits);
 

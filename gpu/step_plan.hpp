@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "gpu/sparse_step.hpp"
 #include "model/sampling_params.hpp"
 #include "model/spec.hpp"
 
@@ -46,6 +47,10 @@ struct SequenceStep {
                                      // token_count is 1 and StepPlan::tokens holds a don't-care
   bool samples = false;              // draw a token from the last position's logits into the row
   std::uint32_t output_index = 0;    // i of (seed, j, i): tokens generated before this one
+  std::uint32_t sparse = kExact;  // into StepPlan::sparse; its blocks then cover the span, not the positions
+
+  static constexpr std::uint32_t kExact = UINT32_MAX;
+  [[nodiscard]] bool sparsified() const noexcept { return sparse != kExact; }
 };
 
 struct StepPlan {
@@ -54,7 +59,8 @@ struct StepPlan {
   std::vector<SequenceStep> sequences;
   std::vector<TokenId> tokens;
   std::vector<BlockId> block_table;
-  Ticket wait_for_copy = 0;  // start only after this copy is done (0: none)
+  std::vector<SparseStep> sparse;  // of the sparsified sequences
+  Ticket wait_for_copy = 0;        // start only after this copy is done (0: none)
 
   [[nodiscard]] std::uint32_t total_tokens() const noexcept {
     return static_cast<std::uint32_t>(tokens.size());
@@ -79,7 +85,12 @@ struct StepResult {
   bool failed = false;  // nothing in this step counts; `message` says why
   std::string message;
   std::vector<SampledToken> tokens;  // one for each sequence with `samples`, in order
-  std::int64_t device_ns = 0;        // time the device was busy with it
+  struct Emptied {
+    std::uint32_t sequence_index = 0;  // into StepPlan::sequences
+    BlockId block{};
+  };
+  std::vector<Emptied> emptied;  // strategy free-block: blocks whose last live token was evicted in this step
+  std::int64_t device_ns = 0;    // time the device was busy with it
 };
 
 /// Block copies inside a device's pool or between it and its host pool, on the device's copy stream.

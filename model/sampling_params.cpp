@@ -47,7 +47,7 @@ Result<void> validate(const SamplingParams& p) {
                     "0 or more");
   if (p.n < 1) return refuse("n", std::to_string(p.n), "1 or more");
   if (p.logprobs < -1) return refuse("logprobs", std::to_string(p.logprobs), "0 or more, or -1 for none");
-  return {};
+  return p.sparse_kv ? validate(*p.sparse_kv) : Result<void>{};
 }
 
 }  // namespace spillway::model

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "model/sparse_kv.hpp"
 #include "model/spec.hpp"
 #include "runtime/result.hpp"
 
@@ -28,6 +29,7 @@ struct SamplingParams {
   std::int32_t n = 1;                 // choices
   std::int32_t logprobs = -1;         // -1: none; K >= 0: the chosen token's and the K best
   bool ignore_eos = false;
+  std::optional<SparseKvParams> sparse_kv;  // empty: as the engine was told, exact unless it was
 
   [[nodiscard]] bool greedy() const noexcept { return temperature == 0.0f; }
   [[nodiscard]] bool has_penalties() const noexcept {

@@ -14,6 +14,7 @@
 
 #include "net/access_log.hpp"
 #include "net/http_connection.hpp"
+#include "net/vanished_peers.hpp"
 
 namespace spillway::net {
 namespace {
@@ -36,6 +37,18 @@ struct Server::State {
     return done.get();
   }
 
+  /// The I/O thread's whole life. What third-party code throws out of a handler costs its connection, not the server.
+  void run_io() {
+    for (bool ended = false; !ended;) {
+      try {
+        io.run();
+        ended = true;
+      } catch (const std::exception& error) {
+        log_event(std::string("a connection broke off: ") + error.what());
+      }
+    }
+  }
+
   asio::awaitable<void> accept_all() {
     while (acceptor.is_open()) {
       error_code error;
@@ -49,6 +62,7 @@ struct Server::State {
       }
       if (open.size() >= service.options().connections_max) continue;  // closed by its destructor
       socket.set_option(tcp::no_delay(true), error);
+      watch_for_vanishing(socket, service.options().write_timeout);
       begin(std::move(socket));
     }
   }
@@ -114,7 +128,7 @@ Result<std::unique_ptr<Server>> Server::start(ServerOptions options) {
   state->work.emplace(asio::make_work_guard(state->io));
   asio::co_spawn(state->io, state->accept_all(), [](std::exception_ptr) {});
   state->thread.emplace(1);
-  asio::post(*state->thread, [io = &state->io] { io->run(); });
+  asio::post(*state->thread, [state = state.get()] { state->run_io(); });
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

@@ -39,7 +39,7 @@ struct ServerOptions {
   std::chrono::seconds header_timeout{10};      // from a request's first byte to the end of its header
   std::chrono::seconds body_timeout{60};        // and on to the end of its body
   std::chrono::seconds keep_alive_timeout{75};  // between requests
-  std::chrono::seconds write_timeout{60};       // a client that takes nothing for so long is cut
+  std::chrono::seconds write_timeout{60};       // a client that takes or acknowledges nothing for so long is cut
   std::chrono::seconds websocket_idle_timeout{60};
   std::chrono::minutes websocket_lifetime{60};
 

@@ -12,30 +12,17 @@ namespace websocket = boost::beast::websocket;
 namespace http = boost::beast::http;
 
 struct WebSocketSession::State {
-  State(NetStream stream) : socket(std::move(stream)) {}
+  State(NetStream stream, const WebSocketLimits& allowed)
+      : limits(allowed), socket(std::move(stream)), buffer(message_buffer(allowed)) {}
+  WebSocketLimits limits;
   websocket::stream<NetStream> socket;
   boost::beast::flat_buffer buffer;
   bool broken = false;  // the peer broke a rule, and may still be sending
 };
 
 WebSocketSession::WebSocketSession(NetStream stream, const WebSocketLimits& limits)
-    : state_(std::make_unique<State>(std::move(stream))) {
-  auto& socket = state_->socket;
-  websocket::stream_base::timeout timeout{};
-  timeout.handshake_timeout = std::chrono::seconds(10);
-  timeout.idle_timeout = limits.idle_timeout;
-  timeout.keep_alive_pings = true;
-  socket.set_option(timeout);
-  websocket::permessage_deflate deflate;
-  deflate.server_enable = limits.deflate;
-  // 9 bits' windows break zlib's raw deflate; small ones save memory on thousands of connections.
-  deflate.server_max_window_bits = 12;
-  deflate.memLevel = 5;
-  deflate.compLevel = 3;
-  deflate.msg_size_threshold = limits.deflate_bytes_min;
-  socket.set_option(deflate);
-  socket.read_message_max(limits.message_bytes_max);
-  socket.auto_fragment(false);
+    : state_(std::make_unique<State>(std::move(stream), limits)) {
+  apply_limits(state_->socket, limits);
 }
 
 WebSocketSession::~WebSocketSession() = default;
@@ -71,7 +58,7 @@ asio::awaitable<std::optional<WebSocketSession::Message>> WebSocketSession::read
   const auto data = state_->buffer.cdata();
   Message message{std::string(static_cast<const char*>(data.data()), data.size()), state_->socket.got_binary()};
   // One large message must not hold its memory for the rest of a connection's life.
-  if (state_->buffer.capacity() > (std::size_t{64} << 10)) state_->buffer = {};
+  if (state_->buffer.capacity() > (std::size_t{64} << 10)) state_->buffer = message_buffer(state_->limits);
   co_return message;
 }
 

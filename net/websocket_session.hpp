@@ -7,21 +7,14 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/beast/http/message.hpp>
 #include <boost/beast/http/string_body.hpp>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "net/net_stream.hpp"
+#include "net/websocket_limits.hpp"
 
 namespace spillway::net {
-
-struct WebSocketLimits {
-  std::size_t message_bytes_max = std::size_t{4} << 20;
-  std::chrono::seconds idle_timeout{60};  // pinged at half of it, closed at the end
-  bool deflate = true;
-  std::size_t deflate_bytes_min = 128;  // shorter messages are sent as they are
-};
 
 enum class CloseCode : std::uint16_t {
   kNormal = 1000,

@@ -13,6 +13,7 @@
 
 #include "gpu/device.hpp"
 #include "gpu/host/kv_pool.hpp"
+#include "gpu/sparse_policy.hpp"
 
 namespace spillway::gpu::host {
 
@@ -60,8 +61,43 @@ struct ScratchView {
   float* sums = nullptr;               // [rows][padded_dim + 2]: the running sum of p * v, maximum, sum of p
 };
 
+/// Attention of one token of a sparsified sequence, for the query heads of one KV head, over the live slots
+/// of its span (gpu/sparse_step.hpp).
+struct SlotTask {
+  const KvLayout* layout = nullptr;
+  const std::byte* k_pool = nullptr;  // as AttentionTask
+  const std::byte* v_pool = nullptr;
+  std::byte* positions_pool = nullptr;  // pool + position_offset(layer, kv_head)
+  const BlockId* blocks = nullptr;
+  const float* q = nullptr;  // [group * head_dim], rotated and scaled
+  float* out = nullptr;      // [group * head_dim]
+  std::uint32_t group = 1;
+  std::uint32_t span = 0;    // slots
+  float first_position = 0;  // attended to: tokens of this position and later ones
+  const float* sink_q = nullptr;  // not null: the query as tokens at positions below `sinks` see it; they are in the
+                                  // first partition
+  float sinks = 0;
+  float* packed_sink_q = nullptr;  // working memory with sink_q: [group * head_dim]
+  ScoreUpdate update = ScoreUpdate::kNone;
+  float* weights = nullptr;  // working memory: [group][whole partitions of the span]; unused without an update
+};
+
+/// The attention that some of a prompt's tokens pay, added to the scores of its slots, row by row in order.
+/// Slot = position.
+struct PromptScoreTask {
+  AttentionTask rows;  // the tokens that count; out, partial and next are unused
+  std::byte* positions_pool = nullptr;
+  ScoreUpdate update = ScoreUpdate::kAdd;
+  float* weights = nullptr;  // working memory: [kBlockRows][whole partitions up to the last row's position]
+};
+
 struct AttentionKernels {
   void (*attend)(const AttentionTask&, const ScratchView&);
+  void (*attend_slots)(const SlotTask&, const ScratchView&);
+  void (*score_prompt)(const PromptScoreTask&, const ScratchView&);
+  /// The index of the lowest key among positions in [first, end), of equal ones the lowest position; n if
+  /// there is none. n is a multiple of 16.
+  std::uint32_t (*lowest)(const float* positions, const float* keys, std::uint32_t n, float first, float end);
   /// Merges partials[partition_end - partition_begin] of a task in order and writes `out`.
   void (*merge)(const AttentionTask&, const float* partials, const ScratchView&);
   /// Stores one token's key and value of one KV head into its slot.

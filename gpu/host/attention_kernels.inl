@@ -278,6 +278,14 @@ void merge(const AttentionTask& task, const float* partials, const ScratchView& 
   finish_rows(task, scratch.sums);
 }
 
+}  // namespace
+}  // namespace spillway::gpu::host
+
+#include "gpu/host/attention_slots.inl"
+
+namespace spillway::gpu::host {
+namespace {
+
 void exp2_array(const float* x, float* out, std::size_t n) {
   for (std::size_t i = 0; i < n; i += 16) store16(out + i, exp2_16(load16(x + i)));
 }
@@ -285,7 +293,8 @@ void exp_array(const float* x, float* out, std::size_t n) {
   for (std::size_t i = 0; i < n; i += 16) store16(out + i, exp_16(load16(x + i)));
 }
 
-constexpr AttentionKernels kKernels = {attend_any, merge, write_kv, exp2_array, exp_array};
+constexpr AttentionKernels kKernels = {
+    attend_any, attend_slots_any, score_prompt_any, lowest, merge, write_kv, exp2_array, exp_array};
 
 }  // namespace
 }  // namespace spillway::gpu::host

@@ -92,6 +92,14 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
                 static_cast<std::size_t>(model.spec.embedding_size),
                 model.project_in.needs_quantized() || model.lm_head.needs_quantized(), false) {
   const std::uint32_t group = static_cast<std::uint32_t>(model.spec.num_heads) / layout.num_kv_heads;
+  if (layout.slots_offset > 0) {
+    slots_ =
+        SparseSlots(layout, attention_kernels_, group, static_cast<std::uint32_t>(model.spec.sliding_window),
+                    threads_, limits.max_model_len);
+    sink_cosine_.resize(cosine_.size());
+    sink_sine_.resize(cosine_.size());
+    sink_q_.resize(limits.max_tokens * q_size_);
+  }
   scratch_.reserve(threads_);
   for (std::uint32_t i = 0; i < threads_; ++i) scratch_.emplace_back(layout, group);
   tokens_.reserve(limits.max_tokens);
@@ -100,8 +108,9 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
 
 std::size_t Forward::activation_bytes() const noexcept {
   const std::size_t floats = x_.size() + y_.size() + qkv_.size() + up_.size() + logits_.size() +
-                             cosine_.size() + sine_.size() + normed_.rows.size() + attended_.rows.size() +
-                             activated_.rows.size() + embedded_.rows.size();
+                             cosine_.size() + sine_.size() + 2 * sink_cosine_.size() + sink_q_.size() +
+                             normed_.rows.size() + attended_.rows.size() + activated_.rows.size() +
+                             embedded_.rows.size();
   return floats * sizeof(float) + normed_.quantized.bytes() + attended_.quantized.bytes() +
          activated_.quantized.bytes() + embedded_.quantized.bytes() + normed_.rounded.bytes() +
          attended_.rounded.bytes() + activated_.rounded.bytes() + panels_.bytes();
@@ -113,15 +122,25 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
   spans_.clear();
   std::vector<AttentionSpan>& spans = spans_;
   tokens_.resize(plan.tokens.size());
+  slots_.clear();
   for (std::uint32_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceStep& sequence = plan.sequences[s];
     const BlockId* blocks = plan.block_table.data() + sequence.block_offset;
-    for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
-      const std::uint32_t position = sequence.first_position + i;
-      TokenPlace& place = tokens_[sequence.token_offset + i];
-      place = {tokens[sequence.token_offset + i], position, blocks[position / layout_.block_size],
-               position % layout_.block_size, i < sequence.prompt_count};
+    std::uint32_t sparse = SequenceStep::kExact;
+    bool takes_slots = false;  // its token goes to other slots in each head
+    if (sequence.sparsified()) {
+      sparse = slots_.add(plan, s);
+      takes_slots = !plan.sparse[sequence.sparse].in_prompt(sequence.first_position);
     }
+    for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
+      const std::uint32_t position = sequence.first_position + i, slot = takes_slots ? 0 : position;
+      TokenPlace& place = tokens_[sequence.token_offset + i];
+      place = {tokens[sequence.token_offset + i], position,
+               blocks[slot / layout_.block_size], slot % layout_.block_size,
+               i < sequence.prompt_count,         sparse};
+    }
+    if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
+    if (takes_slots) continue;
     const std::uint32_t rounded = prompt_attention_ == nullptr ? 0 : sequence.prompt_count;
     if (rounded > 0) {
       spans.push_back({sequence.first_position, rounded, sequence.token_offset, sequence.token_offset, blocks,
@@ -131,7 +150,6 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
       spans.push_back({sequence.first_position + rounded, sequence.token_count - rounded,
                        sequence.token_offset + rounded, sequence.token_offset + rounded, blocks});
     }
-    if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
   }
   runs_.clear();
   for (std::uint32_t row = 0; row < tokens_.size(); ++row) {
@@ -146,8 +164,10 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
   attention_plan_.build(spans, layout_, geometry);
   // The last layer's output is read only where a token is drawn.
   spans.clear();
+  slots_.place_last_rows(plan);
   for (std::uint32_t i = 0; i < sampled_.size(); ++i) {
     const SequenceStep& sequence = plan.sequences[sampled_[i].sequence];
+    if (slots_.attends(tokens_[sampled_[i].token_row].sparse)) continue;
     const BlockId* blocks = plan.block_table.data() + sequence.block_offset;
     spans.push_back(
         {sequence.first_position + sequence.token_count - 1, 1, sampled_[i].token_row, i, blocks});
@@ -245,10 +265,17 @@ void Forward::embed(TeamMember& member, PhaseTimer& timer) {
       model_.position_embedding.embed_row(position, normed_.row(row));
       row_kernels_.add(x, normed_.row(row), hidden_);
     } else {
-      for (std::size_t i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(place.position) * spec.rope.inv_freq[i];
-        cosine_[row * half + i] = std::cos(angle);
-        sine_[row * half + i] = std::sin(angle);
+      const auto turn = [&](std::uint32_t position, float* cosine, float* sine) {
+        for (std::size_t i = 0; i < half; ++i) {
+          const float angle = static_cast<float>(position) * spec.rope.inv_freq[i];
+          cosine[i] = std::cos(angle);
+          sine[i] = std::sin(angle);
+        }
+      };
+      turn(place.position, cosine_.data() + row * half, sine_.data() + row * half);
+      if (slots_.rotates(place.sparse)) {
+        turn(slots_.cache_position(place.sparse), sink_cosine_.data() + row * half,
+             sink_sine_.data() + row * half);
       }
     }
     normalize(pre ? model_.layers[0].attn_norm : HostNorm{}, x, normed_.row(row));
@@ -268,15 +295,31 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
     float* q = qkv_.data() + row * stride;
     float* k = q + q_size_;
     const float* v = k + kv_size_;
-    const auto turn = [&](float* heads, std::size_t size, const std::vector<float>& norm) {
+    const auto turn = [&](float* heads, std::size_t size, const std::vector<float>& norm,
+                          const std::vector<float>& cosine, const std::vector<float>& sine) {
       for (float* head = heads; head < heads + size; head += head_dim) {
         if (!norm.empty()) row_kernels_.rms_norm(head, norm.data(), spec.norm_eps, head, head_dim);
-        if (half > 0) row_kernels_.rotate(head, cosine_.data() + row * half, sine_.data() + row * half, half);
+        if (half > 0) row_kernels_.rotate(head, cosine.data() + row * half, sine.data() + row * half, half);
       }
     };
-    turn(q, q_size_, weights.q_norm);
-    turn(k, kv_size_, weights.k_norm);
+    if (slots_.rotates(place.sparse)) {
+      float* sink_q = sink_q_.data() + row * q_size_;
+      std::copy_n(q, q_size_, sink_q);
+      turn(sink_q, q_size_, weights.q_norm, sink_cosine_, sink_sine_);
+      row_kernels_.scale(sink_q, q_scale, q_size_);
+    }
+    turn(q, q_size_, weights.q_norm, cosine_, sine_);
+    turn(k, kv_size_, weights.k_norm, cosine_, sine_);
     row_kernels_.scale(q, q_scale, q_size_);
+    if (place.sparse != SequenceStep::kExact) {
+      for (std::uint32_t h = 0; h < layout_.num_kv_heads; ++h) {
+        const SlotPlace at = slots_.take_slot(pool, place.sparse, place.position, layer, h);
+        attention_kernels_.write_kv(layout_, at.block + layout_.k_offset(layer, h),
+                                    at.block + layout_.v_offset(layer, h), at.lane, k + h * head_dim,
+                                    v + h * head_dim);
+      }
+      return;
+    }
     std::byte* block = pool + static_cast<std::size_t>(place.block) * layout_.block_bytes;
     for (std::uint32_t h = 0; h < layout_.num_kv_heads; ++h) {
       attention_kernels_.write_kv(layout_, block + layout_.k_offset(layer, h),
@@ -311,7 +354,7 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   write_kv(member, layer, pool);
-  if (last && sampled_.empty()) return;
+  if (last && sampled_.empty() && slots_.empty()) return;
   member.barrier();
   timer.mark(member, Phase::kRows);
 
@@ -324,8 +367,11 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
   AttentionPlan& plan = last ? last_attention_plan_ : attention_plan_;
   plan.run(member, attention_kernels_, pool, layer, qkv_.data(), stride, attended_.rows.data(), q_size_,
            scratch_[member.index()].view());
+  slots_.attend(member, pool, layer, {qkv_.data(), stride, sink_q_.data(), attended_.rows.data(), q_size_},
+                scratch_[member.index()].view());
   member.barrier();
   timer.mark(member, Phase::kAttention);
+  if (last && sampled_.empty()) return;
 
   const std::uint32_t rows = last ? num_samples() : all_rows;
   if (weights.o.needs_quantized()) {
@@ -411,10 +457,11 @@ void Forward::run(TeamMember& member, std::byte* pool, PhaseTimer& timer) {
   for (std::uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
     const bool last = layer + 1 == model_.layers.size();
     attention_block(member, layer, pool, timer);
-    if (last && sampled_.empty()) return;
+    if (last && sampled_.empty()) break;
     mlp_block(member, layer, last ? num_samples() : static_cast<std::uint32_t>(tokens_.size()), timer);
   }
-  head(member, timer);
+  slots_.evict(member, pool);
+  if (!sampled_.empty()) head(member, timer);
 }
 
 }  // namespace spillway::gpu::host

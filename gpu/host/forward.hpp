@@ -18,6 +18,7 @@
 #include "gpu/host/phase_timer.hpp"
 #include "gpu/host/quantized_rows.hpp"
 #include "gpu/host/rows_kernels.hpp"
+#include "gpu/host/sparse_slots.hpp"
 #include "gpu/step_plan.hpp"
 
 namespace spillway::gpu::host {
@@ -25,6 +26,7 @@ namespace spillway::gpu::host {
 struct ForwardLimits {
   std::uint32_t max_tokens = 0;   // in one step
   std::uint32_t max_samples = 0;  // rows of logits in one step
+  std::uint32_t max_model_len = 0;
   std::uint32_t threads = 1;
 };
 
@@ -50,6 +52,8 @@ class Forward {
   [[nodiscard]] std::span<float> logits(std::uint32_t sample) noexcept {
     return {logits_.data() + sample * vocab_, vocab_};
   }
+  /// Blocks that the step left without live tokens, for sequences that give those back. After run().
+  void report_emptied(std::byte* pool, StepResult& result) { slots_.report_emptied(pool, result); }
   [[nodiscard]] std::size_t activation_bytes() const noexcept;
 
  private:
@@ -58,7 +62,8 @@ class Forward {
     std::uint32_t position = 0;
     BlockId block{};
     std::uint32_t slot = 0;
-    bool prompt = false;  // given, not generated
+    bool prompt = false;                          // given, not generated
+    std::uint32_t sparse = SequenceStep::kExact;  // of slots_: whose head's slots this token enters
   };
   /// Consecutive rows of one kind.
   struct Run {
@@ -116,18 +121,22 @@ class Forward {
   std::vector<AttentionSpan> spans_;
   AttentionPlan attention_plan_, last_attention_plan_;  // all rows; only those that sample
   std::vector<AttentionScratch> scratch_;               // [members]
+  SparseSlots slots_;                                   // of the step's sparsified sequences
   AlignedRows panels_;                                  // working memory of prompt kernels, [members]
 
-  std::vector<float> x_;              // [tokens, hidden] residual stream
-  std::vector<float> y_;              // [tokens, hidden] a block's output
-  std::vector<float> qkv_;            // [tokens, q + 2 kv]
-  std::vector<float> up_;             // [tokens, up rows]
-  std::vector<float> logits_;         // [samples, vocab]
-  std::vector<float> cosine_, sine_;  // [tokens, rotary / 2]
-  Input normed_;                      // [tokens, hidden]
-  Input attended_;                    // [tokens, q]
-  Input activated_;                   // [tokens, intermediate]
-  Input embedded_;                    // [tokens, embedding], only with project_in or project_out
+  std::vector<float> x_;                        // [tokens, hidden] residual stream
+  std::vector<float> y_;                        // [tokens, hidden] a block's output
+  std::vector<float> qkv_;                      // [tokens, q + 2 kv]
+  std::vector<float> up_;                       // [tokens, up rows]
+  std::vector<float> logits_;                   // [samples, vocab]
+  std::vector<float> cosine_, sine_;            // [tokens, rotary / 2]
+  std::vector<float> sink_cosine_, sink_sine_;  // the same at their cache positions; empty unless sequences
+                                                // may be sparsified
+  std::vector<float> sink_q_;  // [tokens, q]: queries as sinks see them
+  Input normed_;               // [tokens, hidden]
+  Input attended_;             // [tokens, q]
+  Input activated_;            // [tokens, intermediate]
+  Input embedded_;             // [tokens, embedding], only with project_in or project_out
 };
 
 }  // namespace spillway::gpu::host

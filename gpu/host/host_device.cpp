@@ -64,8 +64,9 @@ class Executor {
         host_options_(host_options),
         team_(std::move(team)),
         row_kernels_(row_kernels(target)),
-        forward_(model_, layout_, target,
-                 {options.max_num_batched_tokens, options.max_num_seqs, team_->size()}),
+        forward_(
+            model_, layout_, target,
+            {options.max_num_batched_tokens, options.max_num_seqs, options.max_model_len, team_->size()}),
         rows_(options.max_num_seqs),
         sampler_scratch_(team_->size()) {
     tokens_.reserve(options.max_num_batched_tokens);
@@ -134,6 +135,7 @@ class Executor {
       member.barrier();
       timer.mark(member, Phase::kSampling);
     });
+    forward_.report_emptied(pool_.data(), result);
     for (std::size_t i = 0; i < kPhases; ++i) phase_sums_ns_[i] += timer.sums_ns()[i];
 
     for (std::uint32_t i = 0; i < samples; ++i) {
@@ -184,12 +186,14 @@ class HostDeviceImpl final : public HostDevice {
     info_.kv_block_bytes = layout.block_bytes;
     info_.num_blocks = pool.num_blocks();
     info_.num_host_blocks = host_pool.num_blocks();
+    info_.rotates_to_cache = model.spec.position == model::PositionKind::kRotary;
     limits_.max_num_seqs = options.max_num_seqs;
     limits_.max_num_batched_tokens = options.max_num_batched_tokens;
     limits_.max_model_len = options.max_model_len;
     limits_.num_blocks = pool.num_blocks();
     limits_.block_size = layout.block_size;
     limits_.vocab_size = static_cast<std::uint32_t>(model.spec.vocab_size);
+    limits_.sparse_kv = options.sparse_kv;
     executor_ = std::make_unique<Executor>(std::move(model), layout, std::move(pool), std::move(host_pool),
                                            options, host_options_, std::move(team), target);
     thread_ = std::thread([this] { work(); });
@@ -383,7 +387,7 @@ Result<std::unique_ptr<Device>> HostDevice::create(
                     " positions the model has embeddings for");
     }
   }
-  Result<KvLayout> layout = make_kv_layout(spec, options.kv_dtype, options.block_size);
+  Result<KvLayout> layout = make_kv_layout(spec, options.kv_dtype, options.block_size, options.sparse_kv);
   if (!layout) return layout.error();
   Result<KvPool> pool = KvPool::create(*layout, options.kv_cache_memory_bytes);
   if (!pool) return pool.error();

@@ -27,7 +27,8 @@ std::size_t element_bytes(KvDType dtype) {
 
 }  // namespace
 
-Result<KvLayout> make_kv_layout(const model::ModelSpec& spec, KvDType dtype, std::uint32_t block_size) {
+Result<KvLayout> make_kv_layout(const model::ModelSpec& spec, KvDType dtype, std::uint32_t block_size,
+                                bool with_slots) {
   if (block_size != 8 && block_size != 16 && block_size != 32 && block_size != 64) {
     return Error{Errc::kInvalidArgument,
                  "block size " + std::to_string(block_size) + " is not supported: use 8, 16, 32 or 64"};
@@ -59,6 +60,10 @@ Result<KvLayout> make_kv_layout(const model::ModelSpec& spec, KvDType dtype, std
   layout.v_chunk_bytes = round_up(v_bytes, 64);
   layout.layer_bytes = layout.num_kv_heads * (layout.k_chunk_bytes + layout.v_chunk_bytes);
   layout.block_bytes = layout.num_layers * layout.layer_bytes;
+  if (with_slots) {
+    layout.slots_offset = layout.block_bytes;
+    layout.block_bytes = layout.position_offset(layout.num_layers, 0);
+  }
   return layout;
 }
 

@@ -10,7 +10,10 @@
 //
 // A block is contiguous over all layers, so that one copy moves it. q8_0 keeps one fp16 scale per slot and 32
 // dimensions behind the int8 values: [head_dim / 32][block_size] for K, [block_size][head_dim / 32] for V.
-// Chunks start at multiples of 64 bytes.
+// Chunks start at multiples of 64 bytes. Where sequences may be sparsified, the block ends in each head's
+// slots:
+//
+//   [layer] [kv_head] { position [block_size], score [block_size] }    floats; position -1: a hole
 
 #include <cstddef>
 #include <cstdint>
@@ -33,10 +36,15 @@ struct KvLayout {
   std::size_t k_chunk_bytes = 0;
   std::size_t v_chunk_bytes = 0;
   std::size_t layer_bytes = 0;
+  std::size_t slots_offset = 0;  // of the positions and scores inside a block; 0: there are none
   std::size_t block_bytes = 0;
 
   [[nodiscard]] std::size_t k_offset(std::uint32_t layer, std::uint32_t kv_head) const noexcept {
     return layer * layer_bytes + kv_head * k_chunk_bytes;
+  }
+  /// Of a head's positions inside a block; its scores follow.
+  [[nodiscard]] std::size_t position_offset(std::uint32_t layer, std::uint32_t kv_head) const noexcept {
+    return slots_offset + std::size_t{layer * num_kv_heads + kv_head} * 2 * block_size * sizeof(float);
   }
   [[nodiscard]] std::size_t v_offset(std::uint32_t layer, std::uint32_t kv_head) const noexcept {
     return layer * layer_bytes + num_kv_heads * k_chunk_bytes + kv_head * v_chunk_bytes;
@@ -46,7 +54,7 @@ struct KvLayout {
 /// Errors: kInvalidArgument for a block size other than 8, 16, 32 or 64; kUnsupported for q8_0 with a
 /// head_dim that is no multiple of 32.
 [[nodiscard]] Result<KvLayout> make_kv_layout(const model::ModelSpec& spec, KvDType dtype,
-                                              std::uint32_t block_size);
+                                              std::uint32_t block_size, bool with_slots = false);
 
 /// Anonymous memory for `num_blocks` blocks. The address space is reserved at once, a page becomes resident
 /// when it is first written. Move-only.

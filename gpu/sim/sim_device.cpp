@@ -3,32 +3,14 @@
 
 #include <algorithm>
 
+#include "gpu/sim/sim_numbers.hpp"
+#include "gpu/sim/sparse_reference.hpp"
 #include "runtime/check.hpp"
 
 namespace spillway::gpu {
 namespace {
 
-constexpr std::uint64_t kSeed = 0x243f6a8885a308d3ULL;
-
-// SplitMix64's output function (Steele, Lea, Flood 2014).
-constexpr std::uint64_t mix(std::uint64_t x) {
-  x += 0x9e3779b97f4a7c15ULL;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
-
-constexpr std::uint64_t kv_value(std::uint64_t before, TokenId token, std::uint32_t position) {
-  return mix(before ^ mix((std::uint64_t{position} << 32) | static_cast<std::uint32_t>(token)));
-}
-
-constexpr std::uint64_t attend(std::uint64_t sum, std::uint64_t value) { return mix(sum + value); }
-
-TokenId sample(std::uint64_t attended, const model::SamplingParams& params, std::uint32_t choice,
-               std::uint32_t output_index, std::int32_t vocab_size) {
-  if (!params.greedy()) attended ^= mix(params.seed ^ mix((std::uint64_t{choice} << 32) | output_index));
-  return static_cast<TokenId>(mix(attended) % static_cast<std::uint64_t>(vocab_size));
-}
+using namespace sim;
 
 }  // namespace
 
@@ -41,9 +23,11 @@ SimDevice::SimDevice(DeviceOptions options, std::size_t kv_bytes_per_token, std:
       environment_(std::move(environment)),
       rows_(options.max_num_seqs) {
   info_.name = "sim";
+  info_.rotates_to_cache = true;  // its attention knows no positions
   info_.kv_block_bytes = kv_bytes_per_token * options.block_size;
   info_.num_blocks = static_cast<std::uint32_t>(options.kv_cache_memory_bytes / info_.kv_block_bytes);
   memory_.resize(std::size_t{info_.num_blocks} * options.block_size);
+  if (options.sparse_kv) slots_ = SimSlots(info_.num_blocks, options.block_size);
 }
 
 bool SimDevice::chance(double probability) {
@@ -73,7 +57,9 @@ std::string SimDevice::wrong_with(const StepPlan& plan) const {
     if (sequence.token_count == 0) return "a sequence has no tokens";
     if (options_.max_model_len != 0 && end > options_.max_model_len)
       return "a sequence is longer than max_model_len";
-    if (std::uint64_t{sequence.block_count} * options_.block_size < end) return "a block table is too short";
+    const std::uint64_t slots = sequence.sparsified() ? plan.sparse[sequence.sparse].span : end;
+    if (std::uint64_t{sequence.block_count} * options_.block_size < slots)
+      return "a block table is too short";
     if (sequence.token_offset + sequence.token_count > plan.tokens.size()) return "tokens are missing";
     if (sequence.block_offset + sequence.block_count > plan.block_table.size())
       return "block table entries are missing";
@@ -122,34 +108,38 @@ Result<Ticket> SimDevice::submit(StepPlan plan) {
 StepResult SimDevice::execute(const StepPlan& plan) {
   StepResult result{.step = plan.step, .device_ns = duration_ns(plan)};
   for (const RowInit& init : plan.row_inits) {
-    rows_[static_cast<std::uint32_t>(init.row)] = {init.params, init.choice, -1};
+    rows_[static_cast<std::uint32_t>(init.row)] = {init.params, init.choice, -1, kSeed};
   }
   if (chance(faults_.step_fails)) {
     result.failed = true;
     result.message = "injected fault";
     // What a failed step leaves behind is undefined: make it visibly wrong.
     for (const SequenceStep& sequence : plan.sequences) {
+      if (sequence.sparsified()) continue;
       for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
         slot(plan, sequence, sequence.first_position + i) = mix(environment_.random());
       }
     }
     return result;
   }
+  // As on a real device all of a step is written before any of it evicts, packs or samples.
+  std::vector<std::uint64_t> attended(plan.sequences.size(), kSeed);
+  std::vector<std::vector<std::uint64_t>> values(plan.sequences.size());
+  for (std::uint32_t s = 0; s < plan.sequences.size(); ++s) {
+    if (plan.sequences[s].sparsified()) {
+      values[s] = write_sparse(plan, plan.sequences[s]);
+    } else {
+      attended[s] = run_exact(plan, plan.sequences[s]);
+    }
+  }
+  for (std::uint32_t s = 0; s < plan.sequences.size(); ++s) {
+    if (plan.sequences[s].sparsified()) attended[s] = finish_sparse(plan, s, values[s], result);
+  }
   for (std::uint32_t s = 0; s < plan.sequences.size(); ++s) {
     const SequenceStep& sequence = plan.sequences[s];
-    Row& row = rows_[static_cast<std::uint32_t>(sequence.row)];
-    for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
-      const std::uint32_t position = sequence.first_position + i;
-      const TokenId token = sequence.token_from_row ? row.last : plan.tokens[sequence.token_offset + i];
-      const std::uint64_t before = position == 0 ? kSeed : slot(plan, sequence, position - 1);
-      slot(plan, sequence, position) = kv_value(before, token, position);
-    }
     if (!sequence.samples) continue;
-    std::uint64_t attended = kSeed;
-    for (std::uint32_t p = 0; p < sequence.first_position + sequence.token_count; ++p) {
-      attended = attend(attended, slot(plan, sequence, p));
-    }
-    row.last = sample(attended, row.params, row.choice, sequence.output_index, vocab_size_);
+    Row& row = row_of(sequence);
+    row.last = sample(attended[s], row.params, row.choice, sequence.output_index, vocab_size_);
     SampledToken sampled{.sequence_index = s, .token = row.last};
     if (row.params.logprobs >= 0) {
       sampled.logprob = -1.0f;
@@ -159,6 +149,57 @@ StepResult SimDevice::execute(const StepPlan& plan) {
     result.tokens.push_back(std::move(sampled));
   }
   return result;
+}
+
+TokenId SimDevice::token_of(const StepPlan& plan, const SequenceStep& sequence, std::uint32_t i) {
+  return sequence.token_from_row ? row_of(sequence).last : plan.tokens[sequence.token_offset + i];
+}
+
+std::uint64_t SimDevice::run_exact(const StepPlan& plan, const SequenceStep& sequence) {
+  for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
+    const std::uint32_t position = sequence.first_position + i;
+    const std::uint64_t before = position == 0 ? kSeed : slot(plan, sequence, position - 1);
+    slot(plan, sequence, position) = kv_value(before, token_of(plan, sequence, i), position);
+    if (options_.sparse_kv)
+      slots_.spoil(plan.block_table[sequence.block_offset + position / options_.block_size]);
+  }
+  std::uint64_t attended = kSeed;
+  if (!sequence.samples) return attended;
+  for (std::uint32_t p = 0; p < sequence.first_position + sequence.token_count; ++p) {
+    attended = attend(attended, slot(plan, sequence, p));
+  }
+  return attended;
+}
+
+std::vector<std::uint64_t> SimDevice::write_sparse(const StepPlan& plan, const SequenceStep& sequence) {
+  const SparseStep& sparse = plan.sparse[sequence.sparse];
+  const std::span table(plan.block_table.data() + sequence.block_offset, sequence.block_count);
+  Row& row = row_of(sequence);
+  std::vector<std::uint64_t> values;
+  for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
+    const std::uint32_t position = sequence.first_position + i;
+    const std::uint32_t place = sparse.span - sequence.token_count + i;
+    row.chain = kv_value(row.chain, token_of(plan, sequence, i), position);
+    values.push_back(row.chain);
+    slots_.write(table, sparse, position, place, row.chain);
+    // Whoever reads this block as an exact sequence's reads something wrong.
+    slot(plan, sequence, place) = mix(row.chain);
+  }
+  return values;
+}
+
+std::uint64_t SimDevice::finish_sparse(const StepPlan& plan, std::uint32_t index,
+                                       std::span<const std::uint64_t> values, StepResult& result) {
+  const SequenceStep& sequence = plan.sequences[index];
+  const SparseStep& sparse = plan.sparse[sequence.sparse];
+  const std::span table(plan.block_table.data() + sequence.block_offset, sequence.block_count);
+  std::uint64_t attended = kSeed;
+  for (std::uint32_t i = 0; i < sequence.token_count; ++i)
+    attended = slots_.attend(table, sparse, sequence.first_position + i, values[i]);
+  slots_.evict(table, sparse, sequence.first_position + sequence.token_count - 1);
+  slots_.pack(table, sparse, std::span(plan.block_table).subspan(sparse.copy_block_offset));
+  for (const BlockId block : slots_.take_emptied(table, sparse)) result.emptied.push_back({index, block});
+  return attended;
 }
 
 StepResult SimDevice::take(Ticket ticket) {
@@ -185,6 +226,7 @@ Result<Ticket> SimDevice::copy(CopyPlan plan) {
           memory_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(from) * options_.block_size),
           options_.block_size,
           memory_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(to) * options_.block_size));
+      if (options_.sparse_kv) slots_.copy_block(from, to);
     }
     copy_end_ns_.erase(ticket);
     sink_->on_copy_complete(ticket);
@@ -198,9 +240,13 @@ std::vector<TokenId> reference_answer(std::span<const TokenId> prompt, const mod
   std::vector<TokenId> answer;
   std::uint64_t value = kSeed, attended = kSeed;
   std::uint32_t position = 0;
+  const model::SparseKvParams exact;
+  const model::SparseKvParams& sparse_kv = params.sparse_kv ? *params.sparse_kv : exact;
+  SparseReference sparse(sparse_kv, static_cast<std::uint32_t>(prompt.size()));
   auto feed = [&](TokenId token) {
-    value = kv_value(value, token, position++);
-    attended = attend(attended, value);
+    value = kv_value(value, token, position);
+    attended = sparse_kv.on() ? sparse.feed(value) : attend(attended, value);
+    ++position;
   };
   for (const TokenId token : prompt) feed(token);
   while (answer.size() < count) {

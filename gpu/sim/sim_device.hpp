@@ -8,7 +8,8 @@
 // It does keep a KV memory: each slot holds a value that depends on its token, its position and the slot
 // before it, and a sampled token depends on every slot the sequence attends to. So a block that was shared
 // wrongly, given to two sequences, reused too early or copied too late changes the answer, and
-// reference_answer() says what the answer should have been.
+// reference_answer() says what the answer should have been. Sparsified sequences have slots of their own kind
+// (sim_slots.hpp), judged in the same way.
 
 #include <cstdint>
 #include <deque>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "gpu/device.hpp"
+#include "gpu/sim/sim_slots.hpp"
 
 namespace spillway::gpu {
 
@@ -62,12 +64,21 @@ class SimDevice final : public Device {
     model::SamplingParams params;
     std::uint32_t choice = 0;
     TokenId last = -1;
+    std::uint64_t chain = 0;  // of a sparsified sequence: the value of its last token
   };
 
   [[nodiscard]] std::string wrong_with(const StepPlan& plan) const;
   [[nodiscard]] std::int64_t duration_ns(const StepPlan& plan) const;
   [[nodiscard]] StepResult execute(const StepPlan& plan);
   [[nodiscard]] bool chance(double probability);
+  [[nodiscard]] Row& row_of(const SequenceStep& sequence) {
+    return rows_[static_cast<std::uint32_t>(sequence.row)];
+  }
+  [[nodiscard]] TokenId token_of(const StepPlan& plan, const SequenceStep& sequence, std::uint32_t i);
+  std::uint64_t run_exact(const StepPlan& plan, const SequenceStep& sequence);
+  std::vector<std::uint64_t> write_sparse(const StepPlan& plan, const SequenceStep& sequence);
+  std::uint64_t finish_sparse(const StepPlan& plan, std::uint32_t index,
+                              std::span<const std::uint64_t> values, StepResult& result);
   std::uint64_t& slot(const StepPlan& plan, const SequenceStep& sequence, std::uint32_t position);
 
   DeviceOptions options_;
@@ -79,6 +90,7 @@ class SimDevice final : public Device {
   CompletionSink* sink_ = nullptr;
 
   std::vector<std::uint64_t> memory_;  // [block][slot]
+  SimSlots slots_;
   std::vector<Row> rows_;
   std::deque<StepPlan> steps_;  // submitted, not done
   std::map<Ticket, StepResult> results_;

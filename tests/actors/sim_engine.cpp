@@ -154,7 +154,26 @@ class Dice {
   runtime::Random random_;
 };
 
-RequestPlan random_request(Dice& dice) {
+model::SparseKvParams random_sparse(Dice& dice) {
+  model::SparseKvParams sparse;
+  sparse.method = static_cast<model::SparseMethod>(dice.between(1, 5));
+  sparse.strategy = static_cast<model::SparseStrategy>(dice.below(4));
+  sparse.granularity = static_cast<model::SparseGranularity>(dice.below(3));
+  sparse.num_per_evict = dice.one_in(2) ? 1 : dice.between(2, 16);
+  sparse.sinks = dice.below(4);
+  sparse.window = dice.between(1, 8);
+  if (dice.one_in(2)) sparse.recent = dice.below(6);
+  const std::uint32_t least =
+      sparse.sinks + std::max<std::uint32_t>(1, sparse.recent.value_or(1)) + sparse.num_per_evict;
+  if (dice.one_in(4)) {
+    sparse.budget_fraction = 0.1 * dice.between(1, 9);
+  } else {
+    sparse.budget = least + dice.below(24);
+  }
+  return sparse;
+}
+
+RequestPlan random_request(Dice& dice, bool sparse_kv) {
   RequestPlan plan;
   auto& params = plan.request.params;
   // A few common beginnings, so that prefixes meet.
@@ -171,6 +190,10 @@ RequestPlan random_request(Dice& dice) {
   params.temperature = dice.one_in(2) ? 0.0f : 1.0f;
   params.seed = dice.below(5);
   params.ignore_eos = dice.one_in(3);
+  if (sparse_kv && dice.one_in(2)) {
+    params.sparse_kv = random_sparse(dice);
+    params.max_tokens += static_cast<std::int32_t>(dice.below(20));
+  }
   if (dice.one_in(4)) params.stop_token_ids = {static_cast<TokenId>(dice.below(kVocab))};
   if (dice.one_in(5)) params.logprobs = static_cast<std::int32_t>(dice.below(4));
   if (dice.one_in(6)) params.presence_penalty = 0.5f;
@@ -194,8 +217,13 @@ std::string wrong_with_choice(const RequestPlan& plan, const RequestReport::Choi
       std::min(static_cast<std::uint32_t>(params.max_tokens), limit - std::min(limit, prompt_length));
   std::vector<TokenId> stops = params.stop_token_ids;
   if (!params.ignore_eos) stops.push_back(kEos);
+  model::SamplingParams resolved = params;
+  if (params.sparse_kv) {
+    resolved.sparse_kv = *model::resolve(*params.sparse_kv, prompt_length);
+    resolved.sparse_kv->seed = params.seed;
+  }
   const std::vector<TokenId> expected =
-      gpu::reference_answer(plan.request.prompt, params, index, kVocab, count, stops);
+      gpu::reference_answer(plan.request.prompt, resolved, index, kVocab, count, stops);
   if (choice.tokens.size() > expected.size() ||
       !std::equal(choice.tokens.begin(), choice.tokens.end(), expected.begin())) {
     const auto list = [](const std::vector<TokenId>& tokens) {
@@ -245,6 +273,8 @@ SimOutcome run_sim_engine(SimScenario scenario) {
   device_options.max_model_len = dice.between(20, 60);
   device_options.kv_cache_memory_bytes = std::size_t{dice.between(3, 40)} * device_options.block_size;
 
+  device_options.sparse_kv = dice.one_in(2);
+
   // The plans live outside the run so that the checks can read them; the clients get copies.
   std::vector<ClientPlan> plans(dice.between(1, 5));
   std::vector<std::vector<RequestReport>> reports;
@@ -254,7 +284,7 @@ SimOutcome run_sim_engine(SimScenario scenario) {
     plan.dies = dice.one_in(8);
     plan.at_once = dice.one_in(3);
     plan.requests.resize(dice.between(1, 5));
-    for (RequestPlan& request : plan.requests) request = random_request(dice);
+    for (RequestPlan& request : plan.requests) request = random_request(dice, device_options.sparse_kv);
     reports.emplace_back(plan.requests.size());
   }
   gpu::SimFaults faults;
@@ -298,6 +328,11 @@ SimOutcome run_sim_engine(SimScenario scenario) {
   outcome.forks = stats.block_manager.forks;
   outcome.copies = stats.block_manager.copies;
   outcome.denials = stats.block_manager.denials;
+  outcome.evicted = stats.block_manager.tokens_evicted;
+  outcome.reused = stats.block_manager.slots_reused;
+  outcome.compactions = stats.block_manager.compactions;
+  outcome.blocks_copied = stats.block_manager.blocks_copied;
+  outcome.blocks_emptied = stats.block_manager.blocks_emptied;
   outcome.failed_steps = stats.scheduler.failed_steps;
   outcome.cut = stats.router.cut;
 
@@ -338,6 +373,8 @@ SimOutcome run_sim_engine(SimScenario scenario) {
       }
       for (std::uint32_t j = 0; j < report.choices.size(); ++j) {
         const RequestReport::Choice& choice = report.choices[j];
+        if (choice.usage.evicted_tokens > 0 && !choice.failed)
+          outcome.sparse_preemptions += choice.usage.preemptions;
         if (choice.ends != 1) fail(where + "a choice ended " + std::to_string(choice.ends) + " times");
         (choice.failed                               ? outcome.failed
          : choice.reason == FinishReason::kCancelled ? outcome.cancelled

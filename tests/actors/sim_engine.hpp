@@ -17,6 +17,8 @@ struct SimOutcome {
   std::uint64_t requests = 0, refused = 0, finished = 0, cancelled = 0, failed = 0, cut = 0;
   std::uint64_t preemptions = 0, prefix_hits = 0, forks = 0, copies = 0, failed_steps = 0, denials = 0,
                 crashes = 0;
+  std::uint64_t evicted = 0, reused = 0, compactions = 0, blocks_copied = 0, blocks_emptied = 0,
+                sparse_preemptions = 0;  // of choices that had evicted tokens and were finished
 };
 
 struct SimScenario {

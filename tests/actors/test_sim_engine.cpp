@@ -42,6 +42,12 @@ TEST_CASE(
     total.copies += run.copies;
     total.failed_steps += run.failed_steps;
     total.denials += run.denials;
+    total.evicted += run.evicted;
+    total.reused += run.reused;
+    total.compactions += run.compactions;
+    total.blocks_copied += run.blocks_copied;
+    total.blocks_emptied += run.blocks_emptied;
+    total.sparse_preemptions += run.sparse_preemptions;
   }
   if (count < 1000) return;
   // The schedules must have been to all these places, else the test has lost its teeth.
@@ -50,7 +56,10 @@ TEST_CASE(
                             << total.failed << " cut " << total.cut << " preemptions " << total.preemptions
                             << " prefix hits " << total.prefix_hits << " forks " << total.forks << " copies "
                             << total.copies << " failed steps " << total.failed_steps << " denials "
-                            << total.denials);
+                            << total.denials << " evicted " << total.evicted << " reused " << total.reused
+                            << " compactions " << total.compactions << " blocks copied "
+                            << total.blocks_copied << " emptied " << total.blocks_emptied
+                            << " sparse preemptions " << total.sparse_preemptions);
   CHECK(traces.size() == count);
   CHECK(total.finished > count);
   CHECK(total.refused > 0);
@@ -61,6 +70,12 @@ TEST_CASE(
   CHECK(total.prefix_hits > 0);
   CHECK(total.copies > 0);
   CHECK(total.failed_steps > 0);
+  CHECK(total.evicted > 0);
+  CHECK(total.reused > 0);
+  CHECK(total.compactions > 0);
+  CHECK(total.blocks_copied > 0);
+  CHECK(total.blocks_emptied > 0);
+  CHECK(total.sparse_preemptions > 0);
 }
 
 TEST_CASE("sim engine: when a serving actor dies, every request still gets its one last word") {

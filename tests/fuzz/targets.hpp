@@ -17,5 +17,6 @@ void config(Input input);
 void tokenizer(Input input);
 void chat_template(Input input);
 void api_request(Input input);
+void websocket(Input input);
 
 }  // namespace spillway::fuzz

@@ -48,3 +48,6 @@ TEST_CASE("fuzz corpus: no chat template brings the interpreter down") {
   replay("chat_template", spillway::fuzz::chat_template);
 }
 TEST_CASE("fuzz corpus: no client's JSON brings the server down") { replay("api_request", spillway::fuzz::api_request); }
+TEST_CASE("fuzz corpus: no WebSocket client brings the session down") {
+  replay("websocket", spillway::fuzz::websocket);
+}

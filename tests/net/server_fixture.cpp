@@ -2,6 +2,7 @@
 #include "tests/net/server_fixture.hpp"
 
 #include <arpa/inet.h>
+#include <linux/filter.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
@@ -104,6 +105,18 @@ void RawClient::drop() {
   ::close(fd_);
   fd_ = -1;
 }
+
+namespace {
+
+void drop_all_that_arrives(int fd) {
+  sock_filter nothing[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
+  const sock_fprog program{.len = 1, .filter = nothing};
+  REQUIRE(::setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0);
+}
+
+}  // namespace
+
+void RawClient::vanish() { drop_all_that_arrives(fd_); }
 
 void RawClient::send(std::string_view data) {
   while (!data.empty()) {
@@ -297,6 +310,8 @@ void WsClient::drop() {
   state_->socket.next_layer().set_option(asio::socket_base::linger(true, 0), error);
   state_->socket.next_layer().close(error);
 }
+
+void WsClient::vanish() { drop_all_that_arrives(state_->socket.next_layer().native_handle()); }
 
 // ---- JSON ----
 

@@ -64,6 +64,8 @@ class RawClient {
   bool wait_for(std::string_view text);
   bool closed_within(std::chrono::milliseconds limit);
   void drop();  // with a reset: unread data is thrown away
+  /// As if its machine had lost its network: nothing that the server sends arrives, nothing is acknowledged.
+  void vanish();
 
  private:
   int fd_ = -1;
@@ -100,6 +102,7 @@ class WsClient {
   int close_code() const { return close_code_; }
   void close();
   void drop();
+  void vanish();  // as RawClient's
 
  private:
   struct State;

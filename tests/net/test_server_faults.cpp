@@ -180,5 +180,25 @@ TEST_CASE("server: garbage harms nobody") {
   CHECK(s->comes_to_rest());
 }
 
+TEST_CASE("server: a frame that announces more than any memory ends its own connection only") {
+  auto s = ServerFixture::start();
+  if (!s) return;
+  RawClient client(s->port());
+  client.send(
+      "GET /v1/responses HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+  REQUIRE(client.wait_for("101 Switching"));
+  using namespace std::string_view_literals;
+  constexpr std::string_view kHeader = "\xc1\xff\x40\0\0\0\0\0\0\0\0\0\0\0"sv;  // deflated text, 2^62 bytes, no mask
+  constexpr std::string_view kStored = "\0\x04\0\xfb\xff{ }\x20"sv;              // a block of 4 bytes as they are
+  client.send(kHeader);
+  for (int i = 0; i < 20; ++i) {
+    client.send(kStored);
+    std::this_thread::sleep_for(5ms);
+  }
+  CHECK(client.closed_within(4s));
+  CHECK(call(s->port(), "GET", "/health").status == 200);
+}
+
 }  // namespace
 }  // namespace spillway::test
