@@ -2,15 +2,17 @@
 #pragma once
 
 // StepInputs: what a step's kernels read that changes from step to step, as arrays at fixed places, so that a
-// captured graph finds them. The host fills a pinned copy, one for each step in flight; two copies bring it to
-// the device on the compute stream.
+// captured graph finds them. The host fills a pinned copy, one for each step in flight; what is used of it goes to the
+// device while earlier steps run, and from there into place on the compute stream.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "gpu/cuda/attention.hpp"
+#include "gpu/cuda/pinned_copy.hpp"
 #include "gpu/cuda/sampling.hpp"
 #include "gpu/step_plan.hpp"
 
@@ -48,10 +50,16 @@ struct StepShape {
   std::uint32_t rows = 0;          // tokens, with padding
   std::uint32_t samples = 0;       // rows of logits, with padding
   std::uint32_t decode_items = 0;  // blocks to launch a KV head; 0: none
+  std::uint32_t items = 0;         // of them, those that have something to do
   std::uint32_t tiles = 0;
   bool row_attention = false;
   std::uint32_t table_entries = 0;
 };
+
+/// What brings a step's inputs from one place to another: of each array what the step uses.
+inline constexpr std::size_t kInputArrays = 11;
+[[nodiscard]] std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const StepInputs& to,
+                                                             const StepShape& shape);
 
 struct StepGeometry {
   std::uint32_t block_size = 0;
