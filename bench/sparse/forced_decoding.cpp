@@ -11,6 +11,7 @@
 
 #include "actors/block_tables.hpp"
 #include "gpu/host/host_device.hpp"
+#include "runtime/check.hpp"
 
 namespace spillway::bench {
 namespace {
@@ -72,20 +73,23 @@ class Batch {
     }
   }
 
-  /// The next step: the rest of one prompt, or a token of every sequence. Empty when all is done.
+  /// The next step: a chunk of one prompt or, once there is none, a token of every sequence. Empty when all
+  /// is done.
   Result<std::optional<gpu::StepPlan>> next() {
     gpu::StepPlan plan;
     owner_.clear();
-    const auto in_prompt = [&](std::size_t i) { return lanes_[i].position < sequences_[i].prompt_length; };
-    for (std::size_t i = 0; i < lanes_.size(); ++i) {
-      const auto last = static_cast<std::uint32_t>(sequences_[i].tokens.size() - 1);
-      if (in_prompt(i)) {
-        plan = {};
-        owner_.clear();
-        if (!add(i, std::min(kChunk, sequences_[i].prompt_length - lanes_[i].position), plan)) return full();
-        break;
+    const auto last = [&](std::size_t i) {
+      return static_cast<std::uint32_t>(sequences_[i].tokens.size() - 1);
+    };
+    std::size_t prompt = 0;  // the first sequence whose prompt is not computed; only then does anybody decode
+    while (prompt < lanes_.size() && lanes_[prompt].position >= sequences_[prompt].prompt_length) ++prompt;
+    if (prompt < lanes_.size()) {
+      const std::uint32_t rest = sequences_[prompt].prompt_length - lanes_[prompt].position;
+      if (!add(prompt, std::min(kChunk, rest), plan)) return full();
+    } else {
+      for (std::size_t i = 0; i < lanes_.size(); ++i) {
+        if (lanes_[i].position < last(i) && !add(i, 1, plan)) return full();
       }
-      if (lanes_[i].position < last && !add(i, 1, plan)) return full();
     }
     tables_->free_deferred();
     if (plan.sequences.empty()) return std::optional<gpu::StepPlan>{};
@@ -96,7 +100,11 @@ class Batch {
     const std::size_t i = owner_[sequence_index];
     predictions_[i].push_back(predict(logits, sequences_[i].tokens[lanes_[i].position]));
   }
-  [[nodiscard]] std::vector<std::vector<Prediction>> take_predictions() { return std::move(predictions_); }
+  [[nodiscard]] std::vector<std::vector<Prediction>> take_predictions() {
+    for (std::size_t i = 0; i < lanes_.size(); ++i)
+      SPW_CHECK(predictions_[i].size() == sequences_[i].tokens.size() - sequences_[i].prompt_length);
+    return std::move(predictions_);
+  }
 
  private:
   struct Lane {
