@@ -96,7 +96,7 @@ void add_dataset_options(CLI::App& command, DatasetOptions& options) {
   add_number(command, "--random-vocab-size", "token ids of prompts are below this [30000]",
              options.random_vocab_size, 1001, 10'000'000);
   add_word(command, "--lengths", "lengths: which table [sharegpt]", options.lengths,
-           {"sharegpt", "azure-conv", "azure-code"});
+           {"sharegpt", "sharegpt-8k", "azure-conv", "azure-code"});
   add_number(command, "--input-len-max", "random, lengths, timed_trace: cut longer prompts [no limit]",
              options.input_len_max, 1, 10'000'000);
   add_number(command, "--output-len-max", "the same for answers [no limit]", options.output_len_max, 1,

@@ -35,15 +35,15 @@ default_targets() {
   python3 scripts/targets.py "$1" examples/
 }
 
-# run_benches NAME JSON [ARGUMENT...]: NAME is a bench without "bench_", or empty for all but bench_engine, which the
-# comparison with the peers drives.
+# run_benches NAME JSON [ARGUMENT...]: NAME is a bench without "bench_", or empty for all but bench_engine and bench_sparse*,
+# which scripts of their own drive.
 run_benches() {
   local name=$1 json=$2 target bench known=() found=""
   shift 2
   mapfile -t known < <(python3 scripts/targets.py build bench/bench_)
   for target in "${known[@]}"; do
     bench=${target##*/bench_}
-    [[ $name == "$bench" || (-z $name && $bench != engine) ]] || continue
+    [[ $name == "$bench" || (-z $name && $bench != engine && $bench != sparse*) ]] || continue
     found=1
     compile build "$target"
     local command=("build/$target" "$@")

@@ -14,6 +14,8 @@ constexpr QuantilePoint kShareGptInput[] = {{0, 4},     {.10, 11},  {.25, 20},  
                                             {.90, 665}, {.95, 840}, {.99, 999}, {1, 1024}};
 constexpr QuantilePoint kShareGptOutput[] = {{0, 8},     {.10, 84},  {.25, 228}, {.50, 415}, {.75, 628},
                                              {.90, 834}, {.95, 920}, {.99, 998}, {1, 1024}};
+constexpr QuantilePoint kShareGpt8kInput[] = {{0, 4},      {.10, 74},   {.25, 580},  {.50, 1730}, {.75, 3734},
+                                              {.90, 5696}, {.95, 6563}, {.99, 7434}, {1, 7600}};
 constexpr QuantilePoint kAzureConvInput[] = {{0, 4},      {.10, 207},  {.25, 396},  {.50, 1020}, {.75, 1189},
                                              {.90, 2734}, {.95, 4083}, {.99, 4142}, {1, 4200}};
 constexpr QuantilePoint kAzureConvOutput[] = {{0, 8},     {.10, 54},  {.25, 85},  {.50, 129}, {.75, 395},
@@ -26,6 +28,8 @@ constexpr QuantilePoint kAzureCodeOutput[] = {{0, 1},    {.10, 7},  {.25, 9},   
 constexpr std::array kTables{
     LengthTable{"sharegpt", "ShareGPT: prompts as in FuseSpill, answers as in Sarathi-Serve", kShareGptInput,
                 kShareGptOutput, 1512},
+    LengthTable{"sharegpt-8k", "ShareGPT with whole conversations as prompts, as in Sarathi-Serve",
+                kShareGpt8kInput, kShareGptOutput, 8192},
     LengthTable{"azure-conv", "Azure LLM inference trace 2023, conversation", kAzureConvInput,
                 kAzureConvOutput, 0},
     LengthTable{"azure-code", "Azure LLM inference trace 2023, code", kAzureCodeInput, kAzureCodeOutput, 0}};

@@ -27,7 +27,7 @@ struct LengthTable {
   std::uint32_t total_max;  // prompt and answer together; the prompt gives way. 0: no limit
 };
 
-/// sharegpt, azure-conv, azure-code.
+/// sharegpt, sharegpt-8k, azure-conv, azure-code.
 [[nodiscard]] std::span<const LengthTable> length_tables();
 /// Errors: kInvalidArgument, with the names there are.
 [[nodiscard]] Result<LengthTable> length_table(std::string_view name);

@@ -127,7 +127,7 @@ TEST_CASE("lengths: a quantile table is read linearly between its points") {
   CHECK(load::length_at(table.input, 0.99) == 999);
   CHECK(load::length_at(table.input, 1) == 1024);
   CHECK(load::length_at(table.output, 0) == 8);
-  CHECK(message_of(load::length_table("alpaca")).find("sharegpt, azure-conv, azure-code") !=
+  CHECK(message_of(load::length_table("alpaca")).find("sharegpt, sharegpt-8k, azure-conv, azure-code") !=
         std::string::npos);
 }
 
@@ -137,7 +137,8 @@ TEST_CASE("lengths: a sample keeps the table's median, tail and mean") {
     double input_mean, output_mean;
   };
   // Means as the traces' sources give them.
-  for (const Expected& expected : {Expected{"azure-conv", 1155, 211}, Expected{"azure-code", 2048, 28}}) {
+  for (const Expected& expected :
+       {Expected{"sharegpt-8k", 2340, 439}, Expected{"azure-conv", 1155, 211}, Expected{"azure-code", 2048, 28}}) {
     const load::LengthTable table = load::length_table(expected.name).value();
     runtime::Random random(5);
     const std::vector<load::Lengths> lengths = load::draw_lengths(table, 2000, random);
