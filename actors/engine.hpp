@@ -57,6 +57,7 @@ struct EngineOptions {
   model::LoadFormat load_format = model::LoadFormat::kAuto;
   std::optional<DeviceKind> device;     // empty: as kAuto
   double gpu_memory_utilization = 0.9;  // share of a GPU's memory, when kv_cache_memory_bytes is 0
+  std::uint32_t tensor_parallel_size = 1;  // GPUs that share the model
   KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;  // kAuto: fp32 for fp32 weights, else fp16; bf16 on a
                                                       // GPU for bf16 weights. A GPU computes in this type too
   std::size_t kv_cache_memory_bytes = 0;     // 0: chosen, see default_kv_cache_bytes
@@ -73,6 +74,8 @@ struct EngineOptions {
   bool simulate_device =
       false;  // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest
   std::chrono::microseconds simulated_step{0};  // with simulate_device: what a step takes
+  std::uint64_t inject_device_fault = 0;  // for tests, on a GPU: the device is lost at this step; 0: never
+  bool trace_kernels = false;             // with trace, on a GPU: every kernel too
   std::filesystem::path trace;                  // write Chrome trace JSON here; empty: no tracing
   std::chrono::seconds stall_limit{60};  // a session that takes no output for so long has its request cut
 };

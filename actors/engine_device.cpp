@@ -91,8 +91,11 @@ gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& 
 Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const model::Model& model,
                                                const gpu::DeviceOptions& options, DeviceTrack* track) {
   gpu::cuda::CudaOptions cuda;
+  cuda.tensor_parallel_size = set.tensor_parallel_size;
   cuda.gpu_memory_utilization = set.gpu_memory_utilization;
+  cuda.fault_at_step = set.inject_device_fault;
   cuda.dummy_weights = set.load_format == model::LoadFormat::kDummy;
+  cuda.trace_kernels = set.trace_kernels;
   if (track != nullptr) {
     cuda.on_span = [track](const char* name, std::int64_t begin_ns, std::int64_t end_ns) {
       track->on_span(name, begin_ns, end_ns);
@@ -140,6 +143,11 @@ Result<EngineDevice> open_engine_device(const EngineOptions& set, const model::M
                          (device.error().code == Errc::kUnsupported && wanted == DeviceKind::kAuto));
     if (!device.ok() && (wanted == DeviceKind::kCuda || !absent)) return std::move(device).error();
     if (!device.ok()) opened.why_host = device.error().message;
+  }
+  if (!device.ok() && set.tensor_parallel_size > 1) {
+    const std::string why = opened.why_host.empty() ? "--device host is one" : opened.why_host;
+    return Error{Errc::kInvalidArgument, "--tensor-parallel-size " + std::to_string(set.tensor_parallel_size) +
+                                             " needs as many GPUs: " + why};
   }
   if (!device.ok()) {
     opened.options = device_options(set, model, max_model_len, false);

@@ -3,6 +3,8 @@
 // products take at the card's own measured rates. One JSON line a figure.
 //
 //   bench_cuda_device [--shape llama-7b|llama-3-8b|smollm2|opt-1.3b] [--only decode|prefill|copies] [--seqs 1,8] [--no-graphs]
+//                     [--weights bf16|q8_0|q4_0|q4_1|q5_0|q5_1] [--tensor-parallel-size N]
+//   bench_cuda_device --upload MODEL        how fast a model's weights reach the GPU, beside what the link takes
 
 #include <cuda_runtime_api.h>
 
@@ -14,9 +16,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "gpu/cuda/open_device.hpp"
+#include "model/loader.hpp"
 
 namespace spillway::bench {
 namespace {
@@ -115,6 +119,15 @@ model::ModelSpec shape_of(std::string_view name) {
       spec.rope.inv_freq.push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(spec.head_dim)));
   }
   return spec;
+}
+
+model::DType weights_of(std::string_view name) {
+  for (const auto& [known, type] : {std::pair{"bf16", model::DType::kBF16}, {"q8_0", model::DType::kQ8_0},
+                                    {"q4_0", model::DType::kQ4_0}, {"q4_1", model::DType::kQ4_1},
+                                    {"q5_0", model::DType::kQ5_0}, {"q5_1", model::DType::kQ5_1}})
+    if (name == known) return type;
+  std::fprintf(stderr, "unknown type of weights\n");
+  std::exit(2);
 }
 
 /// Elements of the matrices that every token is multiplied with; of the vocabulary's apart.
@@ -283,6 +296,33 @@ LinkRate link_rate() {
   return rate;
 }
 
+/// From the first tensor that has arrived to the last.
+int upload(const std::string& path) {
+  const LinkRate link = link_rate();
+  Result<model::Model> model = model::Model::load(path);
+  if (!model) return std::fprintf(stderr, "%s\n", model.error().message.c_str()), 1;
+  DeviceOptions options;
+  options.kv_dtype = KvDType::kBF16;
+  options.kv_cache_memory_bytes = std::size_t{1} << 30;
+  options.max_model_len = 1024;
+  for (const char* pages : {"cold", "warm"}) {
+    std::size_t bytes = 0;
+    Clock::time_point first{}, last{};
+    Result<std::unique_ptr<Device>> device = cuda::open_cuda_device(
+        model->spec(), model->weights(), options, {}, [&](const model::TensorView& tensor) {
+          last = Clock::now();
+          if (first == Clock::time_point{}) first = last;
+          else bytes += tensor.data.size();
+        });
+    if (!device) return std::fprintf(stderr, "%s\n", device.error().message.c_str()), 1;
+    const double seconds = std::chrono::duration<double>(last - first).count(), rate = static_cast<double>(bytes) / seconds;
+    std::printf("{\"figure\":\"upload\",\"file\":\"%s\",\"gb\":%.2f,\"seconds\":%.3f,\"gb_s\":%.1f,\"link_gb_s\":%.1f,"
+                "\"of_link\":%.3f}\n",
+                pages, static_cast<double>(bytes) * 1e-9, seconds, rate * 1e-9, link.to_device * 1e-9, rate / link.to_device);
+  }
+  return 0;
+}
+
 std::vector<std::uint32_t> parse_list(const char* text) {
   std::vector<std::uint32_t> values;
   for (char* end = nullptr; *text != 0; text = *end == ',' ? end + 1 : end)
@@ -305,6 +345,9 @@ int run(int argc, char** argv) {
     else if (name == "--contexts") contexts = parse_list(value());
     else if (name == "--prompts") prompts = parse_list(value());
     else if (name == "--matrix-tflops") matrix_tflops = std::atof(value());
+    else if (name == "--tensor-parallel-size") cuda.tensor_parallel_size = parse_list(value()).front();
+    else if (name == "--upload") return upload(value());
+    else if (name == "--weights") cuda.dummy_dtype = weights_of(value());
     else if (name == "--no-graphs") cuda.graphs = false;
     else return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;
   }
@@ -318,7 +361,7 @@ int run(int argc, char** argv) {
               rate * 1e-9);
   const model::ModelSpec spec = shape_of(shape);
   DeviceOptions options;
-  options.kv_dtype = KvDType::kBF16;
+  options.kv_dtype = cuda.dummy_dtype == model::DType::kBF16 ? KvDType::kBF16 : KvDType::kF16;
   options.block_size = kBlock;
   options.max_num_seqs = std::max(256u, *std::max_element(batches.begin(), batches.end()));
   options.max_num_batched_tokens = 8192;
@@ -338,7 +381,9 @@ int run(int argc, char** argv) {
   Runner runner(device, static_cast<std::uint32_t>(spec.vocab_size));
   device.set_sink(&runner.sink);
 
-  const double weight_bytes = 2 * (layer_elements(spec) + vocabulary_elements(spec));
+  const double element_bytes = static_cast<double>(model::block_bytes(cuda.dummy_dtype)) /
+                               static_cast<double>(model::block_elements(cuda.dummy_dtype));
+  const double weight_bytes = element_bytes * (layer_elements(spec) + vocabulary_elements(spec));
   const double kv_token_bytes = static_cast<double>(device.info().kv_block_bytes) / kBlock;
   const std::uint32_t capacity = device.info().num_blocks / (kFilled / kBlock);
   if (only.empty() || only == "prefill") {
@@ -396,7 +441,7 @@ int run(int argc, char** argv) {
               BlockId{static_cast<std::uint32_t>((std::uint64_t{i} * s.block_count + b) * 7919 % device.info().num_blocks)};
       }
       const Runner::Times times = runner.run(plan, kRepeats);
-      const double floor_ms = (weight_bytes + kv_token_bytes * batch * context) / rate * 1e3;
+      const double floor_ms = (weight_bytes + kv_token_bytes * batch * context) / (rate * cuda.tensor_parallel_size) * 1e3;
       std::printf("{\"figure\":\"decode\",\"batch\":%u,\"context\":%u,\"device_ms\":%.3f,\"wall_ms\":%.3f,\"floor_ms\":%.3f,"
                   "\"of_floor\":%.3f,\"idle\":%.4f}\n",
                   batch, context, times.device_ms, times.wall_ms, floor_ms, floor_ms / times.wall_ms,

@@ -154,6 +154,7 @@ EngineOptions parse_options(int argc, char** argv) {
     else if (name == "--device" && value == "cuda") options.device = DeviceKind::kCuda;
     else if (name == "--device" && value == "host") options.device = DeviceKind::kHost;
     else if (name == "--load-format" && value == "dummy") options.load_format = model::LoadFormat::kDummy;
+    else if (name == "--tensor-parallel-size") options.tensor_parallel_size = whole_number(name, value);
     else if (name == "--max-model-len") options.max_model_len = whole_number(name, value);
     else if (name == "--trace") options.trace = value;
     else if (name == "--kv-cache-dtype" && value == "fp32") options.kv_cache_dtype = KvCacheDType::kF32;

@@ -141,6 +141,8 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
               options.gpu_memory_utilization = *value;
               return {};
             });
+  add_number(command, "--tensor-parallel-size", "GPUs that share the model; divides its heads [1]",
+             options.tensor_parallel_size, 1, 64);
   add_number(command, "--max-num-seqs", "most sequences in one step [64, on a GPU 256]", options.max_num_seqs, 1, 65536);
   add_number(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 2048]",
             options.max_num_batched_tokens, 1, 1 << 20);
@@ -186,6 +188,7 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
                           options.cpu_target,
                           {{"auto", ""}, {"scalar", "scalar"}, {"avx2", "avx2"}, {"avx512", "avx512vnni"},
                            {"avx512bf16", "avx512bf16"}, {"amx", "amx"}});
+  command.add_flag("--trace-kernels", options.trace_kernels, "with --trace, on a GPU: every kernel too (slower)");
   add_value(command, "--trace", "FILE", "write what ran when as Chrome trace JSON (ui.perfetto.dev opens it)",
             [&options](const std::string& text) -> Result<void> {
               if (text.empty()) return Error{Errc::kInvalidArgument, "'' is not a file name"};

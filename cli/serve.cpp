@@ -110,6 +110,8 @@ void declare(CLI::App& command, ServeOptions& options) {
   add_engine_options(command, options.engine);
   command.add_flag("--simulate-device", options.engine.simulate_device)
       ->group("");  // hidden: computes nothing, measures the house without the device
+  command.add_option("--inject-device-fault", options.engine.inject_device_fault)
+      ->group("");  // hidden: a GPU is lost at this step
 }
 
 Result<void> read_keys(ServeOptions& options) {

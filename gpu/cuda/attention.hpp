@@ -67,7 +67,7 @@ struct AttentionParams {
 
 /// 16-bit types; head_dim 64, 80, 96, 128 or 256; at most 8 queries a KV head.
 [[nodiscard]] bool has_fast_decode(Element element, int head_dim, int heads, int kv_heads) noexcept;
-/// 16-bit types; head_dim 64, 80, 96 or 128.
+/// 16-bit types; head_dim 64, 80, 96, 128 or 256.
 [[nodiscard]] bool has_fast_prefill(Element element, int head_dim) noexcept;
 
 void launch_decode_attention(const AttentionParams& p, cudaStream_t stream);

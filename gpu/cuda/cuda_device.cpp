@@ -1,23 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/cuda_device.hpp"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <deque>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "gpu/cuda/block_copies.hpp"
 #include "gpu/cuda/decode_graphs.hpp"
 #include "gpu/cuda/forward.hpp"
+#include "gpu/cuda/kernel_trace.hpp"
+#include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/pinned_copy.hpp"
 #include "gpu/cuda/sparse_results.hpp"
+#include "gpu/cuda/tensor_parallel.hpp"
 #include "gpu/plan_limits.hpp"
 #include "runtime/check.hpp"
 
 namespace spillway::gpu::cuda {
 namespace {
 
-constexpr std::size_t kCopiesMax = 64;  // under way at once
+Error another_failed() { return {Errc::kCancelled, "another rank of the group failed"}; }
+
 constexpr std::size_t kReserveBytes = std::size_t{512} << 20;  // left to the driver, graphs and the library
 
 std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
@@ -40,15 +49,10 @@ struct StepSlot {
   std::vector<std::int32_t> logprobs;  // [sampled]
 };
 
-struct CopySlot {
-  cudaEvent_t begin = nullptr;  // only for spans
-  cudaEvent_t end = nullptr;
-  Ticket ticket = 0;
-};
-
-class CudaDevice final : public Device {
+class CudaDevice final : public RankDevice {
  public:
-  CudaDevice(const DeviceOptions& options, CudaOptions cuda) : options_(options), cuda_(std::move(cuda)) {}
+  CudaDevice(const DeviceOptions& options, CudaOptions cuda, const Rank& rank)
+      : options_(options), cuda_(std::move(cuda)), rank_(rank) {}
   ~CudaDevice() override;
 
   [[nodiscard]] Result<void> start(const CreateArgs& args);
@@ -59,6 +63,10 @@ class CudaDevice final : public Device {
   StepResult take(Ticket ticket) override;
   Result<Ticket> copy(CopyPlan plan) override;
   bool poll() noexcept override;
+  void fail(const Error& why) override {
+    if (collective_ != nullptr) collective_->abort();
+    lose(why);
+  }
 
  private:
   Result<void> open(const model::ModelSpec& spec);
@@ -75,6 +83,9 @@ class CudaDevice final : public Device {
 
   const DeviceOptions options_;
   const CudaOptions cuda_;
+  Rank rank_;
+  std::unique_ptr<KernelTrace> kernel_trace_;
+  std::unique_ptr<Collective> collective_;  // null: the only rank
   DeviceInfo info_;
   PlanLimits limits_;
   CompletionSink* sink_ = nullptr;
@@ -83,7 +94,6 @@ class CudaDevice final : public Device {
   std::uint32_t vocab_ = 0;
 
   cudaStream_t compute_ = nullptr;
-  cudaStream_t copies_[2] = {};  // [0] to the device and within it, [1] to the host: both directions at once
 
   CudaModel model_;
   StepGeometry geometry_;
@@ -98,13 +108,9 @@ class CudaDevice final : public Device {
 
   std::vector<RowParams> rows_;
   std::vector<StepSlot> slots_;
-  std::vector<CopySlot> copy_slots_;
-  struct LastCopies {
-    std::vector<Ticket> device, host;  // [blocks] the last copy that read or wrote it
-  };
-  LastCopies last_copy_of_[2];  // by stream
+  std::unique_ptr<BlockCopies> copies_;
   std::deque<std::pair<Ticket, StepResult>> results_;
-  Ticket last_step_ = 0, done_step_ = 0, last_copy_ = 0, done_copy_ = 0;
+  Ticket last_step_ = 0, done_step_ = 0;
   std::string lost_;  // why the device no longer works
   cudaEvent_t origin_ = nullptr;  // only for spans: passed when the steady clock read origin_ns_
   std::int64_t origin_ns_ = 0;
@@ -112,22 +118,16 @@ class CudaDevice final : public Device {
 
 CudaDevice::~CudaDevice() {
   if (compute_ != nullptr) (void)cudaStreamSynchronize(compute_);
-  for (const cudaStream_t stream : copies_)
-    if (stream != nullptr) (void)cudaStreamSynchronize(stream);
+  if (kernel_trace_ != nullptr) kernel_trace_->finish(cuda_.on_span);
+  copies_.reset();
   graphs_.reset();
   sparse_graphs_.reset();
   for (StepSlot& slot : slots_) {
     if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
     if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
   }
-  for (CopySlot& slot : copy_slots_) {
-    if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
-    if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
-  }
   if (origin_ != nullptr) (void)cudaEventDestroy(origin_);
   if (compute_ != nullptr) (void)cudaStreamDestroy(compute_);
-  for (const cudaStream_t stream : copies_)
-    if (stream != nullptr) (void)cudaStreamDestroy(stream);
 }
 
 Result<void> CudaDevice::open(const model::ModelSpec& spec) {
@@ -170,6 +170,11 @@ Result<void> CudaDevice::open(const model::ModelSpec& spec) {
   }
   if (spec.head_dim > 256)
     return Error{Errc::kUnsupported, "head_dim " + std::to_string(spec.head_dim) + "; CUDA attention takes up to 256"};
+  if (options_.sparse_kv && rank_.shard.size > 1) {
+    return Error{Errc::kUnsupported,
+                 "sparsified sequences (sparse_kv_cache) and tensor_parallel_size above 1 do not go together: heads of other "
+                 "GPUs would have to be asked who goes"};
+  }
   if (options_.sparse_kv && spec.num_heads / spec.num_kv_heads > kMostQueries) {
     return Error{Errc::kUnsupported, std::to_string(spec.num_heads / spec.num_kv_heads) +
                                          " queries a KV head; sparsified sequences on CUDA take up to " +
@@ -177,9 +182,6 @@ Result<void> CudaDevice::open(const model::ModelSpec& spec) {
   }
   if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking), "stream"); !done)
     return done;
-  for (cudaStream_t& stream : copies_)
-    if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream"); !done)
-      return done;
   return {};
 }
 
@@ -207,7 +209,7 @@ Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
     return done;
   inputs_ = StepInputs::at(device_inputs_.data(), step_limits_);
   Result<std::unique_ptr<Forward>> forward =
-      Forward::create(model_, step_limits_, options_.max_num_seqs, geometry_);
+      Forward::create(model_, step_limits_, options_.max_num_seqs, geometry_, collective_.get());
   if (!forward) return forward.error();
   forward_ = std::move(*forward);
   return {};
@@ -241,8 +243,9 @@ Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
                                          " are free beside " + used};
   }
   const std::size_t scratch = options_.sparse_kv ? SparseMemory::scratch_bytes(spec, options_.block_size) : 0;
-  const std::size_t blocks =
+  std::uint64_t blocks =
       std::min<std::size_t>(bytes / (info_.kv_block_bytes + scratch), 0x7fffffff / options_.block_size);
+  if (rank_.group != nullptr && !rank_.group->smallest(blocks)) return another_failed();
   info_.num_blocks = static_cast<std::uint32_t>(blocks);
   Result<Memory> pool = Memory::device(blocks * info_.kv_block_bytes, "the KV cache (--kv-cache-memory-bytes)");
   if (!pool) return pool.error();
@@ -275,11 +278,12 @@ Result<void> CudaDevice::make_slots() {
     if (!inputs) return inputs.error();
     slot.inputs = std::move(*inputs);
     slot.host = StepInputs::at(slot.inputs.data(), step_limits_);
-    Result<Memory> results = Memory::pinned(seqs * (sizeof(SampledRow) + kTopMax * 8), "a step's results");
+    const std::size_t row_bytes = (seqs * sizeof(SampledRow) + 15) / 16 * 16;
+    Result<Memory> results = Memory::pinned(row_bytes + seqs * kTopMax * 8, "a step's results");
     if (!results) return results.error();
     slot.results = std::move(*results);
     slot.rows = slot.results.as<SampledRow>();
-    slot.top_tokens = reinterpret_cast<std::int32_t*>(slot.rows + seqs);
+    slot.top_tokens = reinterpret_cast<std::int32_t*>(slot.results.as<char>() + row_bytes);
     slot.top_logprobs = reinterpret_cast<float*>(slot.top_tokens + seqs * kTopMax);
     if (cuda_.on_logits) slot.logits.resize(seqs * vocab_);
     if (options_.sparse_kv) {
@@ -290,20 +294,11 @@ Result<void> CudaDevice::make_slots() {
     for (cudaEvent_t* event : {&slot.begin, &slot.end})
       if (Result<void> done = check_cuda(cudaEventCreate(event), "event"); !done) return done;
   }
-  copy_slots_.resize(kCopiesMax);
-  for (auto& last : last_copy_of_) {
-    last.device.resize(info_.num_blocks);
-    last.host.resize(info_.num_host_blocks);
-  }
-  for (CopySlot& slot : copy_slots_) {
-    const bool timed = static_cast<bool>(cuda_.on_span);
-    if (Result<void> done =
-            check_cuda(cudaEventCreateWithFlags(&slot.end, timed ? 0 : cudaEventDisableTiming), "event");
-        !done)
-      return done;
-    if (timed)
-      if (Result<void> done = check_cuda(cudaEventCreate(&slot.begin), "event"); !done) return done;
-  }
+  Result<std::unique_ptr<BlockCopies>> copies =
+      BlockCopies::create({pool_.as<char>(), host_pool_.as<char>(), info_.kv_block_bytes, info_.num_blocks, info_.num_host_blocks},
+                          static_cast<bool>(cuda_.on_span));
+  if (!copies) return copies.error();
+  copies_ = std::move(*copies);
   if (!cuda_.on_span) return {};
   if (Result<void> done = check_cuda(cudaEventCreate(&origin_), "event"); !done) return done;
   if (Result<void> done = check_cuda(cudaEventRecord(origin_, compute_), "event"); !done) return done;
@@ -343,7 +338,8 @@ Result<void> CudaDevice::warm_up() {
 }
 
 Result<void> CudaDevice::start(const CreateArgs& args) {
-  const model::ModelSpec& spec = *args.spec;
+  const model::ModelSpec& whole = *args.spec;
+  const model::ModelSpec spec = shard_of(whole, rank_.shard);
   vocab_ = static_cast<std::uint32_t>(spec.vocab_size);
   limits_.max_num_seqs = options_.max_num_seqs;
   limits_.max_num_batched_tokens = options_.max_num_batched_tokens;
@@ -354,19 +350,33 @@ Result<void> CudaDevice::start(const CreateArgs& args) {
   limits_.sparse_kv = options_.sparse_kv;
   rows_.resize(options_.max_num_seqs);
   if (Result<void> done = open(spec); !done) return done;
+  if (rank_.group != nullptr) {
+    if (!rank_.group->meet()) return another_failed();
+    Result<std::unique_ptr<Collective>> joined = Collective::join(rank_.group->id(), rank_.shard.rank, rank_.shard.size);
+    if (!joined) return joined.error();
+    collective_ = std::move(*joined);
+  }
   static const std::function<void(const model::TensorView&)> kNobody;
+  const bool packs = element_ != Element::kF32 && overlaps_launches() && !cuda_.dequantize;
   Result<CudaModel> model =
       cuda_.dummy_weights
-          ? CudaModel::random(spec, element_, compute_)
-          : CudaModel::upload(spec, *args.weights, element_, args.on_uploaded != nullptr ? *args.on_uploaded : kNobody,
-                              compute_);
+          ? CudaModel::random(whole, element_, packs ? cuda_.dummy_dtype : model::DType::kBF16, rank_.shard, compute_)
+          : CudaModel::upload(whole, *args.weights, element_, packs, rank_.shard,
+                              args.on_uploaded != nullptr ? *args.on_uploaded : kNobody, compute_);
   if (!model) return model.error();
   model_ = std::move(*model);
   if (Result<void> done = size_step(spec); !done) return done;
   if (Result<void> done = allocate_pool(spec); !done) return done;
   limits_.num_blocks = info_.num_blocks;
   if (Result<void> done = make_slots(); !done) return done;
+  if (rank_.group != nullptr && !rank_.group->meet()) return another_failed();
   if (Result<void> done = warm_up(); !done) return done;
+  if (cuda_.trace_kernels && cuda_.on_span) {
+    Result<std::unique_ptr<KernelTrace>> trace = KernelTrace::start();
+    if (!trace) return trace.error();
+    kernel_trace_ = std::move(*trace);
+  }
+  if (rank_.group != nullptr && !rank_.group->meet()) return another_failed();
   info_.name = std::string("cuda:") + std::to_string(cuda_.ordinal) + " (" + properties_.name + ", " +
                (element_ == Element::kBF16  ? "bf16"
                 : element_ == Element::kF16 ? "fp16"
@@ -395,10 +405,10 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   }
   if (last_step_ - done_step_ >= slots_.size())
     return Error{Errc::kQueueFull, std::to_string(slots_.size()) + " steps are in flight, the most allowed"};
-  if (plan.wait_for_copy > last_copy_) {
+  if (plan.wait_for_copy > copies_->last()) {
     return Error{Errc::kInvalidArgument, "step " + std::to_string(plan.step) + " waits for copy " +
                                              std::to_string(plan.wait_for_copy) + ", the last one submitted is " +
-                                             std::to_string(last_copy_)};
+                                             std::to_string(copies_->last())};
   }
   (void)cudaSetDevice(cuda_.ordinal);
   const Ticket ticket = ++last_step_;
@@ -406,10 +416,9 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   slot.ticket = ticket;
   slot.plan = std::move(plan);
   const StepPlan& p = slot.plan;
+  nvtxRangePushA(("step " + std::to_string(p.step)).c_str());
 
-  // Tickets complete in order, so a copy that is done means those before it, on either stream.
-  for (Ticket copy = done_copy_ + 1; copy <= p.wait_for_copy; ++copy)
-    (void)cudaStreamWaitEvent(compute_, copy_slots_[copy % copy_slots_.size()].end, 0);
+  copies_->hold(compute_, p.wait_for_copy);
   (void)cudaEventRecord(slot.begin, compute_);
   for (const RowInit& init : p.row_inits) {
     const auto row = static_cast<std::uint32_t>(init.row);
@@ -429,27 +438,21 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
     wants_top |= slot.logprobs.back() > 0;
   }
 
-  (void)cudaMemcpyAsync(device_inputs_.data(), slot.inputs.data(), slot.host.head_bytes, cudaMemcpyHostToDevice,
-                        compute_);
-  (void)cudaMemcpyAsync(inputs_.block_table, slot.host.block_table, std::size_t{shape.table_entries} * 4,
-                        cudaMemcpyHostToDevice, compute_);
+  launch_pinned_copies(copies_of(slot.host, inputs_, shape), compute_);
+  if (ticket == cuda_.fault_at_step) launch_fault(compute_);
   enqueue(slot, shape, bucket);
   const std::size_t samples = slot.sampled.size();
-  if (samples > 0) {
-    (void)cudaMemcpyAsync(slot.rows, forward_->results(), samples * sizeof(SampledRow), cudaMemcpyDeviceToHost,
-                          compute_);
-  }
-  if (wants_top) {
-    (void)cudaMemcpyAsync(slot.top_tokens, forward_->top_tokens(), samples * kTopMax * 4, cudaMemcpyDeviceToHost,
-                          compute_);
-    (void)cudaMemcpyAsync(slot.top_logprobs, forward_->top_logprobs(), samples * kTopMax * 4, cudaMemcpyDeviceToHost,
-                          compute_);
-  }
+  const std::size_t tops = wants_top ? samples * kTopMax * 4 : 0;
+  launch_pinned_copies(std::array<PinnedCopy, 3>{{{forward_->results(), slot.rows, samples * sizeof(SampledRow)},
+                                                  {forward_->top_tokens(), slot.top_tokens, tops},
+                                                  {forward_->top_logprobs(), slot.top_logprobs, tops}}},
+                       compute_);
   if (cuda_.on_logits && samples > 0) {
     (void)cudaMemcpyAsync(slot.logits.data(), forward_->logits(), samples * vocab_ * 4, cudaMemcpyDeviceToHost,
                           compute_);
   }
   (void)cudaEventRecord(slot.end, compute_);
+  nvtxRangePop();
   if (Result<void> good = forward_->status(); !good) {
     // The step counts as submitted: poll() ends it, failed, with all that are under way.
     lose(good.error());
@@ -532,66 +535,22 @@ StepResult CudaDevice::take(Ticket ticket) {
 
 Result<Ticket> CudaDevice::copy(CopyPlan plan) {
   if (!lost_.empty()) return Error{Errc::kDeviceFailed, lost_};
-  const bool reads_host = plan.direction == CopyPlan::Direction::kHostToDevice;
-  const bool writes_host = plan.direction == CopyPlan::Direction::kDeviceToHost;
-  const std::uint32_t from_blocks = reads_host ? info_.num_host_blocks : info_.num_blocks;
-  const std::uint32_t to_blocks = writes_host ? info_.num_host_blocks : info_.num_blocks;
-  for (const CopyPlan::Pair& pair : plan.blocks) {
-    const auto from = static_cast<std::uint32_t>(pair.from), to = static_cast<std::uint32_t>(pair.to);
-    if (from >= from_blocks || to >= to_blocks) {
-      return Error{Errc::kInvalidArgument, "copy of block " + std::to_string(from) + " (of " +
-                                               std::to_string(from_blocks) + ") to block " + std::to_string(to) +
-                                               " (of " + std::to_string(to_blocks) + ")"};
-    }
-  }
   if (plan.wait_for_step > last_step_) {
     return Error{Errc::kInvalidArgument, "a copy waits for step ticket " + std::to_string(plan.wait_for_step) +
                                              ", the last one submitted is " + std::to_string(last_step_)};
   }
-  if (last_copy_ - done_copy_ >= copy_slots_.size())
-    return Error{Errc::kQueueFull, std::to_string(copy_slots_.size()) + " copies are waiting, the most allowed"};
   (void)cudaSetDevice(cuda_.ordinal);
-  const Ticket ticket = ++last_copy_;
-  CopySlot& slot = copy_slots_[ticket % copy_slots_.size()];
-  slot.ticket = ticket;
-  const std::size_t own = writes_host ? 1 : 0;
-  const cudaStream_t stream = copies_[own];
-  if (plan.wait_for_step > done_step_)
-    (void)cudaStreamWaitEvent(stream, slots_[plan.wait_for_step % slots_.size()].end, 0);
-  // Copies of one block keep their order also where they run on different streams.
-  Ticket before = 0;
-  for (const CopyPlan::Pair& pair : plan.blocks) {
-    const auto from = static_cast<std::size_t>(pair.from), to = static_cast<std::size_t>(pair.to);
-    const LastCopies& other = last_copy_of_[1 - own];
-    LastCopies& mine = last_copy_of_[own];
-    before = std::max({before, (reads_host ? other.host : other.device)[from], (writes_host ? other.host : other.device)[to]});
-    (reads_host ? mine.host : mine.device)[from] = ticket;
-    (writes_host ? mine.host : mine.device)[to] = ticket;
-  }
-  if (before > done_copy_) (void)cudaStreamWaitEvent(stream, copy_slots_[before % copy_slots_.size()].end, 0);
-  if (slot.begin != nullptr) (void)cudaEventRecord(slot.begin, stream);
-  const Memory& from = reads_host ? host_pool_ : pool_;
-  const Memory& to = writes_host ? host_pool_ : pool_;
-  const std::size_t bytes = info_.kv_block_bytes;
-  for (std::size_t i = 0; i < plan.blocks.size();) {
-    // Neighbours on both sides go as one.
-    std::size_t count = 1;
-    const auto first_from = static_cast<std::size_t>(plan.blocks[i].from), first_to = static_cast<std::size_t>(plan.blocks[i].to);
-    while (i + count < plan.blocks.size() && static_cast<std::size_t>(plan.blocks[i + count].from) == first_from + count &&
-           static_cast<std::size_t>(plan.blocks[i + count].to) == first_to + count &&
-           plan.direction != CopyPlan::Direction::kWithinDevice)
-      ++count;
-    (void)cudaMemcpyAsync(to.as<char>() + first_to * bytes, from.as<char>() + first_from * bytes, count * bytes,
-                          cudaMemcpyDefault, stream);
-    i += count;
-  }
-  (void)cudaEventRecord(slot.end, stream);
+  const bool waits = plan.wait_for_step > done_step_;
+  nvtxRangePushA("copy of blocks");
+  Result<Ticket> ticket = copies_->copy(plan, waits ? slots_[plan.wait_for_step % slots_.size()].end : nullptr);
+  nvtxRangePop();
   if (Result<void> good = check_cuda(cudaPeekAtLastError(), "block copy"); !good) lose(good.error());
   return ticket;
 }
 
 bool CudaDevice::poll() noexcept {
-  if (done_step_ == last_step_ && done_copy_ == last_copy_) return false;
+  if (done_step_ == last_step_ && copies_->done() == copies_->last()) return false;
+  if (kernel_trace_ != nullptr) kernel_trace_->drain(cuda_.on_span);
   (void)cudaSetDevice(cuda_.ordinal);
   const auto passed = [this](cudaEvent_t event) {
     if (!lost_.empty()) return true;
@@ -603,11 +562,12 @@ bool CudaDevice::poll() noexcept {
     if (code != cudaSuccess) lose(cuda_error(code, "a step or copy"));
     return true;
   };
-  while (done_copy_ < last_copy_ && passed(copy_slots_[(done_copy_ + 1) % copy_slots_.size()].end)) {
-    ++done_copy_;
-    CopySlot& slot = copy_slots_[done_copy_ % copy_slots_.size()];
-    if (slot.begin != nullptr) tell_span("copy", slot.begin, slot.end);
-    if (sink_ != nullptr) sink_->on_copy_complete(done_copy_);
+  while (copies_->done() < copies_->last()) {
+    const BlockCopies::Events events = copies_->events(copies_->done() + 1);
+    if (!passed(events.end)) break;
+    copies_->finish_oldest();
+    if (events.begin != nullptr) tell_span("copy", events.begin, events.end);
+    if (sink_ != nullptr) sink_->on_copy_complete(copies_->done());
   }
   while (done_step_ < last_step_) {
     StepSlot& slot = slots_[(done_step_ + 1) % slots_.size()];
@@ -617,12 +577,12 @@ bool CudaDevice::poll() noexcept {
     ++done_step_;
     if (sink_ != nullptr) sink_->on_step_complete(done_step_);
   }
-  return done_step_ != last_step_ || done_copy_ != last_copy_;
+  return done_step_ != last_step_ || copies_->done() != copies_->last();
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args) {
+Result<std::unique_ptr<RankDevice>> create_rank_device(const CreateArgs& args, const Rank& rank) {
   const DeviceOptions& options = *args.options;
   const auto refuse = [](std::string what) { return Error{Errc::kInvalidArgument, std::move(what)}; };
   if (options.max_num_seqs == 0) return refuse("max_num_seqs must be at least 1");
@@ -639,9 +599,19 @@ Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args) {
                     std::to_string(rows > offset ? rows - offset : 0) + " positions the model has embeddings for");
     }
   }
-  auto device = std::make_unique<CudaDevice>(options, *args.cuda);
-  if (Result<void> started = device->start(args); !started) return started.error();
-  return std::unique_ptr<Device>(std::move(device));
+  auto device = std::make_unique<CudaDevice>(options, *args.cuda, rank);
+  if (Result<void> started = device->start(args); !started) {
+    if (rank.group != nullptr) rank.group->give_up();
+    return started.error();
+  }
+  return std::unique_ptr<RankDevice>(std::move(device));
+}
+
+Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args) {
+  if (args.cuda->tensor_parallel_size > 1) return create_tensor_parallel_device(args);
+  Result<std::unique_ptr<RankDevice>> device = create_rank_device(args, {});
+  if (!device) return device.error();
+  return std::unique_ptr<Device>(std::move(*device));
 }
 
 }  // namespace spillway::gpu::cuda

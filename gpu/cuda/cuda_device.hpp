@@ -14,10 +14,21 @@
 #include <memory>
 
 #include "gpu/cuda/cuda_options.hpp"
+#include "gpu/cuda/rank_group.hpp"
 
 namespace spillway::gpu::cuda {
 
-/// Errors: see open_cuda_device.
+/// A device that is one rank of several, or all there is.
+class RankDevice : public Device {
+ public:
+  /// Everything under way, and whatever comes, fails for this reason.
+  virtual void fail(const Error& why) = 0;
+};
+
+/// Errors: as open_cuda_device; kCancelled when another rank of the group failed.
+[[nodiscard]] Result<std::unique_ptr<RankDevice>> create_rank_device(const CreateArgs& args, const Rank& rank);
+
+/// One GPU, or several as the options say. Errors: see open_cuda_device.
 [[nodiscard]] Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args);
 
 }  // namespace spillway::gpu::cuda

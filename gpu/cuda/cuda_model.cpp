@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "gpu/cuda/staging_team.hpp"
 #include "gpu/cuda/weights.hpp"
 
 namespace spillway::gpu::cuda {
@@ -16,20 +17,47 @@ namespace {
 using model::TensorView;
 
 constexpr std::size_t kStageBytes = std::size_t{32} << 20;
+constexpr unsigned kStagingThreads = 12;
+
+/// What a rank takes of a tensor; all of it: {}.
+struct Slice {
+  std::size_t first_row = 0, all_rows = 0;  // 0: all rows
+  std::size_t first_col = 0, all_cols = 0;  // 0: all columns
+};
 
 struct Part {
   const TensorView* weight = nullptr;
   const TensorView* bias = nullptr;  // null or empty: none
   std::size_t rows = 0;
+  Slice slice;
+};
+
+/// `count` rows from `first` of a tensor of `all` rows, as a view. One whose size is not that of so many rows stays whole, and
+/// is refused where its values are counted.
+TensorView rows_of(const TensorView& tensor, std::size_t first, std::size_t count, std::size_t all) {
+  if (all == 0 || tensor.data.size() % all != 0) return tensor;
+  TensorView part = tensor;
+  const std::size_t row_bytes = tensor.data.size() / all;
+  part.data = tensor.data.subspan(first * row_bytes, count * row_bytes);
+  return part;
+}
+
+/// How a matrix is used.
+enum class Use : std::uint8_t { kProduct, kGated, kTable };  // kGated: gate rows, then up rows; kTable: rows are looked up only
+
+struct Source {
+  bool random = false;
+  bool pack = false;                          // quantized matrices stay so
+  model::DType random_type = model::DType::kBF16;  // quantized: of random matrices
+  const std::function<void(const TensorView&)>& on_uploaded;
 };
 
 /// Fills a model; the first error sticks and turns the rest into no-ops. Two pinned buffers take turns, so that
-/// the file is read while the link is busy.
+/// the file is read, by several threads, while the link is busy.
 class Uploader {
  public:
-  Uploader(CudaModel& model, bool random, const std::function<void(const TensorView&)>& on_uploaded,
-           cudaStream_t stream)
-      : model_(model), random_(random), on_uploaded_(on_uploaded), stream_(stream) {
+  Uploader(CudaModel& model, const Source& source, cudaStream_t stream)
+      : model_(model), random_(source.random), source_(source), stream_(stream) {
     if (random_) return;
     for (Stage& stage : stages_) {
       keep(Memory::pinned(kStageBytes, "the upload of weights"), stage.host);
@@ -51,27 +79,51 @@ class Uploader {
     return failed_ ? Result<void>(error_) : Result<void>();
   }
 
-  void matrix(DeviceMatrix& out, std::initializer_list<Part> parts, std::size_t cols, bool random_bias) {
+  /// Rows beyond the parts', up to `padded_rows`, are zeros.
+  void matrix(DeviceMatrix& out, std::initializer_list<Part> parts, std::size_t cols, bool random_bias,
+              Use use = Use::kProduct, std::size_t padded_rows = 0) {
     std::size_t rows = 0;
     bool biased = random_ && random_bias;
     for (const Part& part : parts) {
       rows += part.rows;
       biased |= !random_ && part.bias != nullptr && !part.bias->empty();
     }
+    const std::size_t filled = rows;
+    rows = std::max(rows, padded_rows);
     const std::size_t size = bytes_of(model_.element);
-    char* weight = allocate(rows * cols * size, "the weights");
+    if (packs(parts, cols) && use != Use::kTable) {
+      out.packed = true;
+      out.panels = {type_of(parts), nullptr, static_cast<int>(rows), static_cast<int>(cols), use == Use::kGated};
+    }
+    char* weight = allocate(out.packed ? out.panels.bytes() : rows * cols * size, "the weights");
     char* bias = biased ? allocate(rows * size, "the weights") : nullptr;
     if (failed_) return;
     if (bias != nullptr) launch_fill(bias, model_.element, static_cast<std::int64_t>(rows), 0, stream_);
+    const float range = std::sqrt(3.0f / static_cast<float>(cols));
+    out.panels.data = weight;
+    if (out.packed && random_) {
+      launch_fill_packed(out.panels, range, ++seed_ * 0x2545f491u, stream_);
+    } else if (out.packed) {
+      check(cudaMemsetAsync(weight, 0, out.panels.bytes(), stream_), "upload of weights");  // rows over the end
+    } else if (rows > filled) {
+      check(cudaMemsetAsync(weight, 0, rows * cols * size, stream_), "upload of weights");
+    }
     std::size_t row = 0;
     for (const Part& part : parts) {
-      put(*part.weight, weight + row * cols * size, model_.element, part.rows * cols,
-          std::sqrt(3.0f / static_cast<float>(cols)));
+      if (!out.packed) {
+        put(*part.weight, weight + row * cols * size, model_.element, part.rows * cols, range, part, cols);
+      } else if (!random_) {
+        put_packed(part, out.panels, row);
+      }
       if (bias != nullptr && part.bias != nullptr && (random_ || !part.bias->empty()))
-        put(*part.bias, bias + row * size, model_.element, part.rows, 0.02f);
+        put(rows_of(*part.bias, part.slice.first_row, part.rows, part.slice.all_rows), bias + row * size, model_.element,
+            part.rows, 0.02f);
       row += part.rows;
     }
-    out = {weight, bias, static_cast<int>(rows), static_cast<int>(cols)};
+    out.weight = weight;
+    out.bias = bias;
+    out.rows = static_cast<int>(rows);
+    out.cols = static_cast<int>(cols);
   }
 
   /// fp32 values; null when the model has none.
@@ -135,36 +187,88 @@ class Uploader {
   }
 
   void put(const TensorView& tensor, void* to, Element element, std::size_t count, float random_range) {
+    put(tensor, to, element, count, random_range, {.weight = &tensor, .rows = count}, 1);
+  }
+  /// The part's rows and columns of `tensor`, `count` values.
+  void put(const TensorView& tensor, void* to, Element element, std::size_t count, float random_range, const Part& part,
+           std::size_t cols) {
     if (failed_) return;
     if (random_) {
       launch_fill_random(to, element, static_cast<std::int64_t>(count), random_range, ++seed_ * 0x2545f491u, stream_);
       return;
     }
+    stream_blocks(tensor, part, cols, [&](const void* staged, std::size_t first, std::size_t blocks) {
+      const std::size_t in_block = model::block_elements(tensor.dtype);
+      launch_convert(staged, tensor.dtype, static_cast<char*>(to) + first * in_block * bytes_of(element), element,
+                     static_cast<std::int64_t>(blocks * in_block), stream_);
+    });
+  }
+
+  void put_packed(const Part& part, const PackedMatrix& to, std::size_t first_row) {
+    stream_blocks(*part.weight, part, static_cast<std::size_t>(to.cols),
+                  [&](const void* staged, std::size_t first, std::size_t blocks) {
+                    launch_pack(staged, to, static_cast<int>(first_row), static_cast<std::int64_t>(first),
+                                static_cast<std::int64_t>(blocks), stream_);
+                  });
+  }
+
+  /// Brings the part's storage blocks to the device, some at a time; use(where, the first one's number, how many). A part has
+  /// `cols` columns.
+  template <class F>
+  void stream_blocks(const TensorView& whole, const Part& part, std::size_t cols, F&& use) {
+    if (failed_) return;
+    const TensorView tensor = rows_of(whole, part.slice.first_row, part.rows, part.slice.all_rows);
     const std::size_t in_block = model::block_elements(tensor.dtype), block = model::block_bytes(tensor.dtype);
+    const std::size_t all_cols = part.slice.all_cols != 0 ? part.slice.all_cols : cols, count = part.rows * all_cols;
     if (count % in_block != 0 || tensor.data.size() != count / in_block * block) {
       return fail({Errc::kBadFile, "tensor '" + tensor.name + "' (" + std::string(to_string(tensor.dtype)) + ", " +
                                        std::to_string(tensor.data.size()) + " bytes): expected " +
                                        std::to_string(count) + " values"});
     }
+    if (cols != all_cols && (cols % in_block != 0 || part.slice.first_col % in_block != 0)) {
+      return fail({Errc::kInvalidArgument, "tensor '" + tensor.name + "' cannot be split over the ranks: " + std::to_string(cols) +
+                                               " columns are no whole blocks of " + std::string(to_string(tensor.dtype))});
+    }
+    // Columns of whole rows follow each other in the file; of a share, row by row.
+    const std::size_t run = cols == all_cols ? part.rows * cols / in_block : cols / in_block;
+    const std::size_t stride = cols == all_cols ? run : all_cols / in_block, offset = part.slice.first_col / in_block;
     const std::size_t most = kStageBytes / block;
-    for (std::size_t at = 0, blocks = count / in_block; at < blocks && !failed_; at += most) {
+    for (std::size_t at = 0, blocks = part.rows * cols / in_block; at < blocks && !failed_; at += most) {
       const std::size_t now = std::min(most, blocks - at);
       Stage& stage = stages_[turn_ ^= 1];
       check(cudaEventSynchronize(stage.used), "upload of weights");
-      std::memcpy(stage.host.data(), tensor.data.data() + at * block, now * block);
+      team_.run([&](unsigned share, unsigned shares) {
+        const std::size_t end = at + now * (share + 1) / shares;
+        for (std::size_t i = at + now * share / shares; i < end;) {
+          const std::size_t some = std::min(run - i % run, end - i);
+          std::memcpy(stage.host.as<char>() + (i - at) * block,
+                      tensor.data.data() + (i / run * stride + offset + i % run) * block, some * block);
+          i += some;
+        }
+      });
       check(cudaMemcpyAsync(stage.device.data(), stage.host.data(), now * block, cudaMemcpyHostToDevice, stream_),
             "upload of weights");
-      launch_convert(stage.device.data(), tensor.dtype, static_cast<char*>(to) + at * in_block * bytes_of(element),
-                     element, static_cast<std::int64_t>(now * in_block), stream_);
+      use(stage.device.data(), at, now);
       check(cudaEventRecord(stage.used, stream_), "upload of weights");
     }
-    if (on_uploaded_) on_uploaded_(tensor);
+    if (source_.on_uploaded) source_.on_uploaded(whole);
+  }
+
+  [[nodiscard]] model::DType type_of(std::initializer_list<Part> parts) const {
+    return random_ ? source_.random_type : parts.begin()->weight->dtype;
+  }
+  /// Whether a matrix of these parts goes into panels: all are of one quantized type.
+  [[nodiscard]] bool packs(std::initializer_list<Part> parts, std::size_t cols) const {
+    const model::DType type = type_of(parts);
+    return source_.pack && is_quantized(type) && cols % kPanelCols == 0 &&
+           (random_ || std::all_of(parts.begin(), parts.end(), [&](const Part& part) { return part.weight->dtype == type; }));
   }
 
   CudaModel& model_;
   bool random_;
-  const std::function<void(const TensorView&)>& on_uploaded_;
+  const Source& source_;
   cudaStream_t stream_;
+  StagingTeam team_{random_ ? 1 : std::min(kStagingThreads, std::thread::hardware_concurrency())};
   Stage stages_[2];
   unsigned turn_ = 0;
   std::uint64_t seed_ = 0;
@@ -172,56 +276,84 @@ class Uploader {
   Error error_;
 };
 
-Result<CudaModel> fill(const model::ModelSpec& spec, const model::Weights& weights, Element element, bool random,
-                       const std::function<void(const TensorView&)>& on_uploaded, cudaStream_t stream) {
+/// One layer of `whole`, the unsplit spec.
+void fill_layer(Uploader& up, const model::ModelSpec& whole, const Shard& shard, const model::LayerWeights& from,
+                DeviceLayer& to) {
+  const model::ModelSpec own = shard_of(whole, shard);
+  const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  const std::size_t hidden = size(own.hidden_size), head_dim = size(own.head_dim), inner = size(own.intermediate_size);
+  const std::size_t q = size(own.q_size()), kv = size(own.kv_size()), rank = size(shard.rank);
+  const bool biased = whole.norm == model::NormKind::kLayer, split = shard.size > 1;
+  const auto rows = [&](std::size_t first, std::int64_t all) {
+    return split ? Slice{.first_row = first, .all_rows = size(all)} : Slice{};
+  };
+  const auto cols = [&](std::size_t first, std::int64_t all) {
+    return split ? Slice{.first_col = first, .all_cols = size(all)} : Slice{};
+  };
+  const std::size_t first_kv = size(shard.first_kv_head(whole)) * head_dim;
+  const bool adds_bias = shard.rank == 0;  // of what is summed over the ranks
+
+  up.norm(to.attn_norm, from.attn_norm, from.attn_norm_bias, hidden, true);
+  up.norm(to.mlp_norm, from.mlp_norm, from.mlp_norm_bias, hidden, true);
+  up.floats(to.q_norm, from.q_norm, head_dim, false, 1);
+  up.floats(to.k_norm, from.k_norm, head_dim, false, 1);
+  up.matrix(to.qkv,
+            {{&from.q, &from.q_bias, q, rows(rank * q, whole.q_size())},
+             {&from.k, &from.k_bias, kv, rows(first_kv, whole.kv_size())},
+             {&from.v, &from.v_bias, kv, rows(first_kv, whole.kv_size())}},
+            hidden, biased);
+  up.matrix(to.o, {{&from.o, adds_bias ? &from.o_bias : nullptr, hidden, cols(rank * q, whole.q_size())}}, q,
+            biased && adds_bias);
+  const Slice part = rows(rank * inner, whole.intermediate_size);
+  if (whole.mlp == model::MlpKind::kGated) {
+    up.matrix(to.up, {{&from.gate, &from.gate_bias, inner, part}, {&from.up, &from.up_bias, inner, part}}, hidden, biased,
+              Use::kGated);
+  } else {
+    up.matrix(to.up, {{&from.up, &from.up_bias, inner, part}}, hidden, biased);
+  }
+  up.matrix(to.down,
+            {{&from.down, adds_bias ? &from.down_bias : nullptr, hidden, cols(rank * inner, whole.intermediate_size)}}, inner,
+            biased && adds_bias);
+}
+
+Result<CudaModel> fill(const model::ModelSpec& spec, const model::Weights& weights, Element element, const Shard& shard,
+                       const Source& source, cudaStream_t stream) {
+  const bool random = source.random;
   CudaModel model;
-  model.spec = spec;
+  model.spec = shard_of(spec, shard);
+  model.shard = shard;
   model.element = element;
   const auto hidden = static_cast<std::size_t>(spec.hidden_size);
   const auto embedding = static_cast<std::size_t>(spec.embedding_size);
-  const auto inner = static_cast<std::size_t>(spec.intermediate_size);
   const auto vocab = static_cast<std::size_t>(spec.vocab_size);
-  const auto head_dim = static_cast<std::size_t>(spec.head_dim);
-  const auto q = static_cast<std::size_t>(spec.q_size()), kv = static_cast<std::size_t>(spec.kv_size());
-  const bool biased = spec.norm == model::NormKind::kLayer;
   const bool learned = spec.position == model::PositionKind::kLearned;
 
-  Uploader up(model, random, on_uploaded, stream);
+  Uploader up(model, source, stream);
   model.layers.resize(weights.layers.size());
-  for (std::size_t i = 0; i < model.layers.size(); ++i) {
-    const model::LayerWeights& from = weights.layers[i];
-    DeviceLayer& to = model.layers[i];
-    up.norm(to.attn_norm, from.attn_norm, from.attn_norm_bias, hidden, true);
-    up.norm(to.mlp_norm, from.mlp_norm, from.mlp_norm_bias, hidden, true);
-    up.floats(to.q_norm, from.q_norm, head_dim, false, 1);
-    up.floats(to.k_norm, from.k_norm, head_dim, false, 1);
-    up.matrix(to.qkv, {{&from.q, &from.q_bias, q}, {&from.k, &from.k_bias, kv}, {&from.v, &from.v_bias, kv}}, hidden,
-              biased);
-    up.matrix(to.o, {{&from.o, &from.o_bias, hidden}}, q, biased);
-    if (spec.mlp == model::MlpKind::kGated) {
-      up.matrix(to.up, {{&from.gate, &from.gate_bias, inner}, {&from.up, &from.up_bias, inner}}, hidden, biased);
-    } else {
-      up.matrix(to.up, {{&from.up, &from.up_bias, inner}}, hidden, biased);
-    }
-    up.matrix(to.down, {{&from.down, &from.down_bias, hidden}}, inner, biased);
-  }
+  for (std::size_t i = 0; i < model.layers.size(); ++i) fill_layer(up, spec, shard, weights.layers[i], model.layers[i]);
   const bool projects = embedding != hidden;
   if (random ? projects : !weights.project_in.empty())
     up.matrix(model.project_in, {{&weights.project_in, nullptr, hidden}}, embedding, false);
   if (random ? projects : !weights.project_out.empty())
     up.matrix(model.project_out, {{&weights.project_out, nullptr, embedding}}, hidden, false);
-  DeviceMatrix tokens;
-  up.matrix(tokens, {{&weights.token_embedding, nullptr, vocab}}, embedding, false);
-  model.token_embedding = tokens.weight;
-  model.lm_head = tokens;
-  if (random ? !spec.tied_embeddings : !weights.lm_head.empty())
-    up.matrix(model.lm_head, {{&weights.lm_head, nullptr, vocab}}, embedding, false);
+  up.matrix(model.token_embedding, {{&weights.token_embedding, nullptr, vocab}}, embedding, false);
+  const bool tied = random ? spec.tied_embeddings : weights.lm_head.empty();
+  if (tied && shard.size == 1) {
+    model.lm_head = model.token_embedding;
+  } else {
+    const auto padded = static_cast<std::size_t>(shard.vocabulary_rows(spec));
+    const std::size_t first = std::min(vocab, static_cast<std::size_t>(shard.rank) * padded);
+    const Slice own = shard.size > 1 ? Slice{.first_row = first, .all_rows = vocab} : Slice{};
+    up.matrix(model.lm_head,
+              {{tied ? &weights.token_embedding : &weights.lm_head, nullptr, std::min(padded, vocab - first), own}}, embedding,
+              false, Use::kProduct, padded);
+  }
   up.floats(model.lm_head_bias, weights.lm_head_bias, vocab, false, 0);
   if (learned) {
     const auto rows = random ? static_cast<std::size_t>(spec.max_position + spec.position_offset)
                              : static_cast<std::size_t>(weights.position_embedding.rows());
     DeviceMatrix positions;
-    up.matrix(positions, {{&weights.position_embedding, nullptr, rows}}, hidden, false);
+    up.matrix(positions, {{&weights.position_embedding, nullptr, rows}}, hidden, false, Use::kTable);
     model.position_embedding = positions.weight;
   } else {
     up.constants(model.inv_freq, spec.rope.inv_freq);
@@ -234,19 +366,33 @@ Result<CudaModel> fill(const model::ModelSpec& spec, const model::Weights& weigh
 
 }  // namespace
 
+std::size_t CudaModel::packed_elements_max() const noexcept {
+  std::size_t most = 0;
+  const auto look = [&](const DeviceMatrix& matrix) {
+    if (matrix.packed) most = std::max(most, static_cast<std::size_t>(matrix.rows) * static_cast<std::size_t>(matrix.cols));
+  };
+  for (const DeviceLayer& layer : layers)
+    for (const DeviceMatrix* matrix : {&layer.qkv, &layer.o, &layer.up, &layer.down}) look(*matrix);
+  for (const DeviceMatrix* matrix : {&project_in, &project_out, &lm_head}) look(*matrix);
+  return most;
+}
+
 Result<CudaModel> CudaModel::upload(const model::ModelSpec& spec, const model::Weights& weights, Element element,
+                                    bool pack, const Shard& shard,
                                     const std::function<void(const TensorView&)>& on_uploaded, cudaStream_t stream) {
   if (weights.layers.size() != static_cast<std::size_t>(spec.num_layers)) {
     return Error{Errc::kBadFile, "the model has weights for " + std::to_string(weights.layers.size()) +
                                      " layers where its configuration says " + std::to_string(spec.num_layers)};
   }
-  return fill(spec, weights, element, false, on_uploaded, stream);
+  return fill(spec, weights, element, shard, {.pack = pack, .on_uploaded = on_uploaded}, stream);
 }
 
-Result<CudaModel> CudaModel::random(const model::ModelSpec& spec, Element element, cudaStream_t stream) {
+Result<CudaModel> CudaModel::random(const model::ModelSpec& spec, Element element, model::DType type,
+                                    const Shard& shard, cudaStream_t stream) {
   model::Weights shape;
   shape.layers.resize(static_cast<std::size_t>(spec.num_layers));
-  return fill(spec, shape, element, true, {}, stream);
+  const std::function<void(const TensorView&)> nobody;
+  return fill(spec, shape, element, shard, {.random = true, .pack = true, .random_type = type, .on_uploaded = nobody}, stream);
 }
 
 }  // namespace spillway::gpu::cuda

@@ -11,17 +11,24 @@
 
 #include "gpu/device.hpp"
 #include "model/spec.hpp"
+#include "model/tensor.hpp"
 
 namespace spillway::gpu::cuda {
 
 struct CudaOptions {
   int ordinal = 0;                     // of the devices the driver shows
+  std::uint32_t tensor_parallel_size = 1;  // GPUs, from `ordinal` on, that share the model
   double gpu_memory_utilization = 0.9;  // share of the card for weights, step and pool; used when
                                        // DeviceOptions::kv_cache_memory_bytes is 0
   bool dummy_weights = false;          // random weights of the spec's shape, made on the device
+  model::DType dummy_dtype = model::DType::kBF16;  // a quantized type: random matrices are quantized
+  bool dequantize = false;             // quantized matrices are dequantized at load, to compare with
   bool graphs = true;                  // replay decode steps as CUDA graphs
 
-  /// A step ("step") or a copy ("copy") as the device timed it, in ns of the steady clock; from poll().
+  bool trace_kernels = false;          // with on_span: every kernel too, by its name
+  std::uint64_t fault_at_step = 0;     // for tests: the n-th step's kernels fault, as broken hardware would; 0: none
+
+  /// A step ("step"), a copy ("copy") or a kernel as the device timed it, in ns of the steady clock; from poll().
   std::function<void(const char* name, std::int64_t begin_ns, std::int64_t end_ns)> on_span;
 
   /// For tests: the raw logits [vocab] of each sequence that samples, from poll(). Steps are then serial.

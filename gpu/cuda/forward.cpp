@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "gpu/cuda/rows.hpp"
-#include "gpu/cuda/skinny_matmul.hpp"
 
 namespace spillway::gpu::cuda {
 
@@ -28,12 +27,15 @@ struct Forward::Step {
 };
 
 Result<std::unique_ptr<Forward>> Forward::create(const CudaModel& model, const StepLimits& limits,
-                                                 std::uint32_t max_rows, const StepGeometry& geometry) {
-  std::unique_ptr<Forward> forward(new Forward(model, geometry));
+                                                 std::uint32_t max_rows, const StepGeometry& geometry,
+                                                 Collective* collective) {
+  std::unique_ptr<Forward> forward(new Forward(model, geometry, collective));
   const model::ModelSpec& spec = model.spec;
   Result<std::unique_ptr<Matmul>> matmul = Matmul::create(model.element);
   if (!matmul) return matmul.error();
   forward->matmul_ = std::move(*matmul);
+  if (const std::size_t elements = model.packed_elements_max(); elements > 0)
+    if (Result<void> done = forward->matmul_->reserve_quantized(elements); !done) return done.error();
   const auto tokens = static_cast<std::size_t>(padded(limits.max_tokens)) + 64;
   const auto seqs = static_cast<std::size_t>(padded(limits.max_seqs)) + 64;
   const std::size_t size = bytes_of(model.element);
@@ -42,6 +44,7 @@ Result<std::unique_ptr<Forward>> Forward::create(const CudaModel& model, const S
   const auto q = static_cast<std::size_t>(spec.q_size()), kv = static_cast<std::size_t>(spec.kv_size());
   const auto heads = static_cast<std::size_t>(spec.num_heads), head_dim = static_cast<std::size_t>(spec.head_dim);
   const bool projects = model.project_in.weight != nullptr || model.project_out.weight != nullptr;
+  const std::size_t part = collective != nullptr ? static_cast<std::size_t>(model.lm_head.rows) : 0;
   forward->penalty_tokens_max_ = 16384;
   const std::pair<Memory*, std::size_t> wanted[] = {
       {&forward->x_, tokens * hidden * 4},
@@ -53,6 +56,8 @@ Result<std::unique_ptr<Forward>> Forward::create(const CudaModel& model, const S
       {&forward->activated_, tokens * inner * size},
       {&forward->embedded_, projects ? tokens * static_cast<std::size_t>(spec.embedding_size) * size : 0},
       {&forward->logits_, seqs * vocab * 4},
+      {&forward->own_logits_, seqs * part * 4},
+      {&forward->gathered_logits_, seqs * part * static_cast<std::size_t>(model.shard.size) * 4},
       {&forward->partial_out_, limits.max_items * heads * head_dim * 4},
       {&forward->partial_lse_, limits.max_items * heads * 4},
       {&forward->arrived_, limits.max_items * heads * 4},
@@ -83,6 +88,8 @@ std::size_t Forward::bytes() const noexcept {
 
 Result<void> Forward::status() const {
   if (Result<void> done = matmul_->status(); !done) return done;
+  if (collective_ != nullptr)
+    if (Result<void> done = collective_->status(); !done) return done;
   return check_cuda(cudaPeekAtLastError(), "kernel launch");
 }
 
@@ -91,7 +98,8 @@ void Forward::multiply(const Step& s, const DeviceMatrix& w, const Memory& x, in
     std::vector<DeviceMatrix> alike;
     for (const DeviceLayer& layer : model_.layers) {
       for (const DeviceMatrix* other : {&layer.qkv, &layer.o, &layer.up, &layer.down}) {
-        if (other->rows == w.rows && other->cols == w.cols && (other->bias == nullptr) == (w.bias == nullptr))
+        if (other->rows == w.rows && other->cols == w.cols && (other->bias == nullptr) == (w.bias == nullptr) &&
+            other->packed == w.packed && other->panels.type == w.panels.type && other->gated() == w.gated())
           alike.push_back(*other);
       }
     }
@@ -106,7 +114,9 @@ void Forward::embed(const Step& s) {
   const bool projects = model_.project_in.weight != nullptr;
   EmbedParams p;
   p.element = model_.element;
-  p.table = model_.token_embedding;
+  p.table = model_.token_embedding.weight;
+  p.packed = model_.token_embedding.packed;
+  p.panels = model_.token_embedding.panels;
   p.tokens = s.in.tokens;
   p.from_row = s.in.from_row;
   p.positions = s.in.positions;
@@ -237,18 +247,8 @@ void Forward::close(const Step& s, const DeviceNorm& own, const DeviceNorm* next
 void Forward::widen(const Step& s, const DeviceLayer& layer, int rows) {
   const model::ModelSpec& spec = model_.spec;
   const bool gated = spec.mlp == model::MlpKind::kGated;
-  if (gated && !s.tune && matmul_->is_skinny(layer.up, rows, false)) {
-    launch_skinny({.element = model_.element,
-                   .weight = layer.up.weight,
-                   .bias = layer.up.bias,
-                   .x = normed_.data(),
-                   .y = activated_.data(),
-                   .rows = spec.intermediate_size,
-                   .cols = spec.hidden_size,
-                   .tokens = rows,
-                   .gated = true,
-                   .activation = spec.activation},
-                  s.stream);
+  if (gated && !s.tune && matmul_->fuses(layer.up, rows)) {
+    matmul_->multiply_gated(layer.up, normed_.data(), rows, spec.activation, activated_.data(), s.stream);
     return;
   }
   multiply(s, layer.up, normed_, rows, up_);
@@ -263,6 +263,12 @@ void Forward::widen(const Step& s, const DeviceLayer& layer, int rows) {
   launch_activation(a, s.stream);
 }
 
+void Forward::add_ranks(const Step& s, int rows) {
+  if (collective_ == nullptr) return;
+  collective_->all_reduce(y_.data(), static_cast<std::size_t>(rows) * static_cast<std::size_t>(model_.spec.hidden_size),
+                          model_.element, s.stream);
+}
+
 void Forward::sample(const Step& s) {
   const int rows = padded(s.shape.samples);
   const Memory* input = &normed_;
@@ -270,8 +276,16 @@ void Forward::sample(const Step& s) {
     multiply(s, model_.project_out, normed_, rows, embedded_);
     input = &embedded_;
   }
-  multiply(s, model_.lm_head, *input, rows, logits_, true);
   const int samples = static_cast<int>(s.shape.samples), vocab = model_.spec.vocab_size;
+  if (collective_ == nullptr) {
+    multiply(s, model_.lm_head, *input, rows, logits_, true);
+  } else {
+    multiply(s, model_.lm_head, *input, rows, own_logits_, true);
+    const int part = model_.lm_head.rows;
+    collective_->all_gather(own_logits_.as<float>(), gathered_logits_.as<float>(),
+                            static_cast<std::size_t>(samples) * static_cast<std::size_t>(part), s.stream);
+    launch_join_logits({gathered_logits_.as<float>(), logits_.as<float>(), samples, part, vocab}, s.stream);
+  }
   if (model_.lm_head_bias != nullptr)
     launch_add_bias(logits_.as<float>(), model_.lm_head_bias, samples, vocab, s.stream);
   SamplingArgs a;
@@ -299,9 +313,11 @@ void Forward::enqueue(const StepShape& shape, const StepInputs& in, const PoolVi
     attend(s, i);
     if (last && shape.samples == 0) return;
     multiply(s, layer.o, attended_, rows, y_);
+    add_ranks(s, rows);
     close(s, layer.attn_norm, &layer.mlp_norm, false);
     widen(s, layer, rows);
     multiply(s, layer.down, activated_, rows, y_);
+    add_ranks(s, rows);
     close(s, layer.mlp_norm, last ? &model_.final_norm : &model_.layers[i + 1].attn_norm, last);
   }
   sample(s);

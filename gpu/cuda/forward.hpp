@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "gpu/cuda/collective.hpp"
 #include "gpu/cuda/cuda_model.hpp"
 #include "gpu/cuda/matmul.hpp"
 #include "gpu/cuda/sparse_memory.hpp"
@@ -22,9 +23,11 @@ struct PoolView {
 
 class Forward {
  public:
-  /// The model outlives this. Errors: kOutOfMemory, kDeviceFailed.
+  /// The model outlives this, and so does the collective, which is null for the only rank. Errors: kOutOfMemory,
+  /// kDeviceFailed.
   [[nodiscard]] static Result<std::unique_ptr<Forward>> create(const CudaModel& model, const StepLimits& limits,
-                                                               std::uint32_t max_rows, const StepGeometry& geometry);
+                                                               std::uint32_t max_rows, const StepGeometry& geometry,
+                                                               Collective* collective);
 
   /// Enqueues a step over `in` (device memory). With `tune`, products of new shapes are measured first, which
   /// synchronizes.
@@ -45,7 +48,8 @@ class Forward {
   [[nodiscard]] std::size_t bytes() const noexcept;
 
  private:
-  Forward(const CudaModel& model, const StepGeometry& geometry) : model_(model), geometry_(geometry) {}
+  Forward(const CudaModel& model, const StepGeometry& geometry, Collective* collective)
+      : model_(model), geometry_(geometry), collective_(collective) {}
 
   struct Step;
   void multiply(const Step& s, const DeviceMatrix& w, const Memory& x, int tokens, const Memory& y, bool wide = false);
@@ -56,10 +60,13 @@ class Forward {
   void attend_sparse(const Step& s, const AttentionParams& exact, std::size_t layer);
   /// The block's output y joins the residual stream, and the next product's input is made of it.
   void close(const Step& s, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled);
+  /// y summed over the ranks.
+  void add_ranks(const Step& s, int rows);
   void sample(const Step& s);
 
   const CudaModel& model_;
   StepGeometry geometry_;
+  Collective* collective_;
   std::unique_ptr<Matmul> matmul_;
   std::uint32_t penalty_tokens_max_ = 0;
 
@@ -72,6 +79,8 @@ class Forward {
   Memory activated_; // [rows, intermediate]
   Memory embedded_;  // [rows, embedding], only with project_in or project_out
   Memory logits_;    // [samples, vocab] fp32
+  Memory own_logits_;       // [samples, vocabulary rows of this rank] fp32, only with several ranks
+  Memory gathered_logits_;  // [ranks, samples, vocabulary rows]
   Memory partial_out_, partial_lse_, arrived_;
   Memory last_tokens_, seen_, penalty_tokens_;
   Memory results_, top_tokens_, top_logprobs_;

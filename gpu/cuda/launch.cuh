@@ -7,6 +7,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
+
+#include "gpu/cuda/launch.hpp"
+
 namespace spillway::gpu::cuda {
 
 /// Lets the next kernel start once every block of this one has come here.
@@ -25,14 +29,18 @@ __device__ __forceinline__ void wait_for_producer() {
 #endif
 }
 
-/// Whether the current device overlaps kernels so; asked once.
-inline bool overlaps_launches() {
-  static const bool yes = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
-  }();
-  return yes;
+constexpr int kDevicesMax = 64;  // of a process
+
+/// Lets a kernel have more than 48 KB of dynamic shared memory on the current device; asks the driver once for each.
+template <auto kKernel>
+bool raise_shared_limit(int bytes) {
+  static std::atomic<bool> raised[kDevicesMax] = {};
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kDevicesMax) return false;
+  if (raised[device].load(std::memory_order_relaxed)) return true;
+  if (cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess) return false;
+  raised[device].store(true, std::memory_order_relaxed);
+  return true;
 }
 
 template <class Params>

@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
+#include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/quantized_matmul.hpp"
 #include "gpu/cuda/skinny_matmul.hpp"
 
 namespace spillway::gpu::cuda {
@@ -13,6 +16,7 @@ namespace {
 constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 20;
 constexpr int kGuesses = 16;
 constexpr int kSkinnyUnmeasured = 8;  // tokens up to which our own kernel is the first guess
+constexpr int kQuantizedUnmeasured = 64;
 
 cudaDataType_t data_type(Element element) {
   switch (element) {
@@ -26,6 +30,10 @@ cudaDataType_t data_type(Element element) {
   return CUDA_R_32F;
 }
 
+int kind_of(const DeviceMatrix& w) {
+  return w.packed ? 1 + 2 * static_cast<int>(w.panels.type) + (w.panels.gated ? 1 : 0) : 0;
+}
+
 }  // namespace
 
 // The library is column-major: our row-major y = x w^T is its y^T = w x^T, with w taken transposed.
@@ -34,7 +42,8 @@ struct Matmul::Plan {
   cublasLtMatrixLayout_t weight = nullptr, input = nullptr, output = nullptr;
   std::vector<cublasLtMatmulHeuristicResult_t> guesses;
   cublasLtMatmulAlgo_t chosen{};
-  bool tuned = false, skinny = false;
+  bool tuned = false;
+  bool own = false;  // our own kernel
 
   ~Plan() {
     cublasLtMatrixLayoutDestroy(weight);
@@ -56,6 +65,19 @@ Result<std::unique_ptr<Matmul>> Matmul::create(Element element) {
   return matmul;
 }
 
+Result<void> Matmul::reserve_quantized(std::size_t elements_max) {
+  constexpr std::size_t kTilesMax = 1 << 16;
+  const std::pair<Memory*, std::size_t> wanted[] = {{&unpacked_, elements_max * bytes_of(element_)},
+                                                    {&partial_, quantized_workspace_bytes()},
+                                                    {&arrived_, kTilesMax * sizeof(int)}};
+  for (const auto& [memory, bytes] : wanted) {
+    Result<Memory> allocated = Memory::device(bytes, "room for products with quantized weights");
+    if (!allocated) return allocated.error();
+    *memory = std::move(*allocated);
+  }
+  return check_cuda(cudaMemset(arrived_.data(), 0, arrived_.bytes()), "clearing the counters of products");
+}
+
 Matmul::~Matmul() {
   plans_.clear();
   if (handle_ != nullptr) cublasLtDestroy(handle_);
@@ -73,7 +95,7 @@ Result<void> Matmul::status() const {
 }
 
 Matmul::Plan* Matmul::plan_for(const DeviceMatrix& w, int tokens, bool wide) {
-  const Key key{tokens, w.rows, w.cols, wide, w.bias != nullptr};
+  const Key key{tokens, w.rows, w.cols, wide, w.bias != nullptr, kind_of(w)};
   if (const auto found = plans_.find(key); found != plans_.end()) return found->second.get();
   auto plan = std::make_unique<Plan>();
   const cudaDataType_t type = data_type(element_), out_type = wide ? CUDA_R_32F : type;
@@ -108,42 +130,74 @@ Matmul::Plan* Matmul::plan_for(const DeviceMatrix& w, int tokens, bool wide) {
   }
   plan->guesses.assign(guesses.begin(), guesses.begin() + found);
   plan->chosen = plan->guesses.front().algo;
-  plan->skinny = tokens <= kSkinnyUnmeasured && has_skinny(element_, w.rows, w.cols, tokens);
+  plan->own = w.packed ? tokens <= kQuantizedUnmeasured
+                       : tokens <= kSkinnyUnmeasured && has_skinny(element_, w.rows, w.cols, tokens);
   return plans_.emplace(key, std::move(plan)).first->second.get();
+}
+
+void Matmul::multiply_own(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, bool gated,
+                          model::Activation activation, cudaStream_t stream) {
+  if (w.packed) {
+    launch_quantized({.element = element_,
+                      .weight = w.panels,
+                      .bias = w.bias,
+                      .x = x,
+                      .y = y,
+                      .tokens = tokens,
+                      .wide = wide,
+                      .activation = activation,
+                      .partial = partial_.as<float>(),
+                      .arrived = arrived_.as<int>()},
+                     stream);
+    return;
+  }
+  launch_skinny({.element = element_,
+                 .weight = w.weight,
+                 .bias = w.bias,
+                 .x = x,
+                 .y = y,
+                 .rows = gated ? w.rows / 2 : w.rows,
+                 .cols = w.cols,
+                 .tokens = tokens,
+                 .wide = wide,
+                 .gated = gated,
+                 .activation = activation},
+                stream);
 }
 
 cublasStatus_t Matmul::run(const Plan& plan, const cublasLtMatmulAlgo_t* algorithm, const DeviceMatrix& w,
                            const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
   if (algorithm == nullptr) {
-    launch_skinny({.element = element_,
-                   .weight = w.weight,
-                   .bias = w.bias,
-                   .x = x,
-                   .y = y,
-                   .rows = w.rows,
-                   .cols = w.cols,
-                   .tokens = tokens,
-                   .wide = wide},
-                  stream);
+    multiply_own(w, x, tokens, y, wide, w.gated(), model::Activation::kSilu, stream);
     return CUBLAS_STATUS_SUCCESS;
+  }
+  const void* weight = w.weight;
+  if (w.packed) {
+    launch_unpack(w.panels, unpacked_.data(), element_, stream);
+    weight = unpacked_.data();
   }
   const float one = 1, zero = 0;
   if (w.bias != nullptr)
     cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &w.bias, sizeof w.bias);
-  return cublasLtMatmul(handle_, plan.operation, &one, w.weight, plan.weight, x, plan.input, &zero, y, plan.output, y,
+  return cublasLtMatmul(handle_, plan.operation, &one, weight, plan.weight, x, plan.input, &zero, y, plan.output, y,
                         plan.output, algorithm, workspace_.data(), kWorkspaceBytes, stream);
 }
 
 void Matmul::multiply(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
   const Plan* plan = plan_for(w, tokens, wide);
   if (plan == nullptr) return;
-  const cublasStatus_t status = run(*plan, plan->skinny ? nullptr : &plan->chosen, w, x, tokens, y, wide, stream);
+  const cublasStatus_t status = run(*plan, plan->own ? nullptr : &plan->chosen, w, x, tokens, y, wide, stream);
   if (status != CUBLAS_STATUS_SUCCESS) fail(status, w, tokens);
 }
 
-bool Matmul::is_skinny(const DeviceMatrix& w, int tokens, bool wide) {
-  const Plan* plan = plan_for(w, tokens, wide);
-  return plan != nullptr && plan->skinny;
+bool Matmul::fuses(const DeviceMatrix& w, int tokens) {
+  const Plan* plan = plan_for(w, tokens, false);
+  return plan != nullptr && plan->own;
+}
+
+void Matmul::multiply_gated(const DeviceMatrix& w, const void* x, int tokens, model::Activation activation, void* y,
+                            cudaStream_t stream) {
+  multiply_own(w, x, tokens, y, false, true, activation, stream);
 }
 
 void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int tokens, void* y, bool wide,
@@ -173,10 +227,10 @@ void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int toke
     if (algorithm == nullptr) ms *= 0.95f;
     if (fastest != 0 && ms >= fastest) return;
     fastest = ms;
-    plan->skinny = algorithm == nullptr;
+    plan->own = algorithm == nullptr;
     if (algorithm != nullptr) plan->chosen = *algorithm;
   };
-  if (has_skinny(element_, first.rows, first.cols, tokens)) measure(nullptr);
+  if (first.packed ? tokens <= kQuantizedTokensMax : has_skinny(element_, first.rows, first.cols, tokens)) measure(nullptr);
   for (const cublasLtMatmulHeuristicResult_t& guess : plan->guesses)
     if (guess.state == CUBLAS_STATUS_SUCCESS) measure(&guess.algo);
   (void)cudaEventDestroy(begin);

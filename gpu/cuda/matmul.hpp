@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Matrix products with a cached choice for each shape: our own kernel for few tokens (skinny_matmul.hpp), or an
-// algorithm of cuBLASLt. The choice is the first guess, or with tune() the fastest of all, measured; a shape
-// keeps its algorithm for good.
+// Matrix products with a cached choice for each shape: our own kernel for few tokens (skinny_matmul.hpp,
+// quantized_matmul.hpp), or an algorithm of cuBLASLt, to which a quantized weight goes by way of a scratch. The choice is
+// the first guess, or with tune() the fastest of all, measured; a shape keeps its algorithm for good.
 
 #include <cublasLt.h>
 
@@ -16,14 +16,21 @@
 
 #include "gpu/cuda/check_cuda.hpp"
 #include "gpu/cuda/element.hpp"
+#include "gpu/cuda/quantized.hpp"
+#include "model/spec.hpp"
 
 namespace spillway::gpu::cuda {
 
-/// A weight [rows, cols] with its bias [rows] (null: none), both in the element type.
+/// A weight [rows, cols] with its bias [rows] (null: none), both in the element type; or a quantized weight in panels
+/// (quantized.hpp).
 struct DeviceMatrix {
   const void* weight = nullptr;
   const void* bias = nullptr;
   int rows = 0, cols = 0;
+  bool packed = false;
+  PackedMatrix panels;  // where packed
+
+  [[nodiscard]] bool gated() const noexcept { return packed && panels.gated; }
 };
 
 class Matmul {
@@ -32,6 +39,9 @@ class Matmul {
   ~Matmul();
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
+
+  /// Room for quantized weights of up to so many elements; before the first of their products.
+  [[nodiscard]] Result<void> reserve_quantized(std::size_t elements_max);
 
   /// y [tokens, w.rows] = x [tokens, w.cols] * w^T + bias, in the element type, or fp32 with `wide`. The first
   /// call of a shape chooses; the first error sticks and is taken by status().
@@ -42,16 +52,21 @@ class Matmul {
   void tune(std::span<const DeviceMatrix> weights, const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
 
   /// Whether the shape goes to our own kernel, so that what follows may be fused with it.
-  [[nodiscard]] bool is_skinny(const DeviceMatrix& w, int tokens, bool wide);
+  [[nodiscard]] bool fuses(const DeviceMatrix& w, int tokens);
+  /// Where fuses(): y [tokens, w.rows / 2] = act(gate) * up, w being gate rows, then up rows.
+  void multiply_gated(const DeviceMatrix& w, const void* x, int tokens, model::Activation activation, void* y,
+                      cudaStream_t stream);
 
   [[nodiscard]] Result<void> status() const;
 
  private:
   struct Plan;
-  using Key = std::tuple<int, int, int, bool, bool>;
+  using Key = std::tuple<int, int, int, bool, bool, int>;
 
   explicit Matmul(Element element);
   Plan* plan_for(const DeviceMatrix& w, int tokens, bool wide);
+  void multiply_own(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, bool gated,
+                    model::Activation activation, cudaStream_t stream);
   /// algorithm null: our own kernel.
   [[nodiscard]] cublasStatus_t run(const Plan& plan, const cublasLtMatmulAlgo_t* algorithm, const DeviceMatrix& w,
                                    const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
@@ -60,6 +75,8 @@ class Matmul {
   Element element_;
   cublasLtHandle_t handle_ = nullptr;
   Memory workspace_;
+  Memory unpacked_;            // one quantized weight in the element type
+  Memory partial_, arrived_;   // of quantized products
   std::map<Key, std::unique_ptr<Plan>> plans_;
   std::string failure_;
 };

@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
 template <class T, int kHeadDim>
 void launch(const AttentionParams& p, cudaStream_t stream) {
   constexpr int kShared = 4 * sizeof(Tile<T, kHeadDim>);
-  (void)cudaFuncSetAttribute(prefill_attention<T, kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  if (!raise_shared_limit<prefill_attention<T, kHeadDim>>(kShared)) return;
   launch_overlapped(prefill_attention<T, kHeadDim>, dim3(p.heads, p.num_tiles), kWarps * 32, kShared, p, stream);
 }
 
@@ -239,6 +239,8 @@ void launch_for_head(const AttentionParams& p, cudaStream_t stream) {
       return launch<T, 96>(p, stream);
     case 128:
       return launch<T, 128>(p, stream);
+    case 256:
+      return launch<T, 256>(p, stream);
     default:
       return;
   }
@@ -247,7 +249,7 @@ void launch_for_head(const AttentionParams& p, cudaStream_t stream) {
 }  // namespace
 
 bool has_fast_prefill(Element element, int head_dim) noexcept {
-  return element != Element::kF32 && (head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128);
+  return element != Element::kF32 && (head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256);
 }
 
 void launch_prefill_attention(const AttentionParams& p, cudaStream_t stream) {

@@ -4,6 +4,7 @@
 #include "gpu/cuda/activation.cuh"
 #include "gpu/cuda/element.cuh"
 #include "gpu/cuda/launch.cuh"
+#include "gpu/cuda/quantized.cuh"
 
 namespace spillway::gpu::cuda {
 namespace {
@@ -30,7 +31,16 @@ __global__ void embed(const EmbedParams p) {
   const int row = blockIdx.x;
   const int source = p.from_row[row];
   const int token = source >= 0 ? p.last_tokens[source] : p.tokens[row];
-  const T* from = static_cast<const T*>(p.table) + std::int64_t{token} * p.cols;
+  const T* table = static_cast<const T*>(p.table) + std::int64_t{token} * p.cols;
+  const PackedRow place = packed_row(token, p.panels.rows, false);
+  const auto* region = static_cast<const unsigned char*>(p.panels.data) +
+                       std::int64_t{place.tile} * p.panels.panels_a_tile() * panel_bytes(p.panels.type) +
+                       place.region * region_bytes(p.panels.type);
+  const auto value = [&](int i) {
+    if (!p.packed) return table[i];
+    return from_float<T>(packed_value(region + std::int64_t{i / kPanelCols} * panel_bytes(p.panels.type), p.panels.type,
+                                      place.row, i % kPanelCols));
+  };
   const T* position = nullptr;
   if (p.position_table != nullptr) {
     position = static_cast<const T*>(p.position_table) +
@@ -38,10 +48,10 @@ __global__ void embed(const EmbedParams p) {
   }
   for (int i = threadIdx.x; i < p.cols; i += blockDim.x) {
     if (p.out != nullptr) {
-      static_cast<T*>(p.out)[std::int64_t{row} * p.cols + i] = from[i];
+      static_cast<T*>(p.out)[std::int64_t{row} * p.cols + i] = value(i);
     } else {
       p.x[std::int64_t{row} * p.cols + i] =
-          to_float(from[i]) + (position != nullptr ? to_float(position[i]) : 0.0f);
+          to_float(value(i)) + (position != nullptr ? to_float(position[i]) : 0.0f);
     }
   }
 }
@@ -302,6 +312,13 @@ __global__ void activation(const ActivationParams p) {
   *reinterpret_cast<Vector*>(static_cast<T*>(p.out) + row * p.cols + col) = out;
 }
 
+__global__ void join_logits(const JoinLogitsParams p) {
+  wait_for_producer();
+  const std::int64_t row = blockIdx.x;
+  for (int i = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x); i < p.vocab; i += static_cast<int>(gridDim.y * blockDim.x))
+    p.to[row * p.vocab + i] = p.from[(std::int64_t{i / p.part} * p.rows + row) * p.part + i % p.part];
+}
+
 __global__ void add_bias(float* logits, const float* bias, int cols) {
   wait_for_producer();
   for (int i = threadIdx.x; i < cols; i += blockDim.x) logits[std::int64_t{blockIdx.x} * cols + i] += bias[i];
@@ -354,6 +371,10 @@ void launch_activation(const ActivationParams& p, cudaStream_t stream) {
       launch_overlapped(activation<T, 1>, grid, 256, 0, p, stream);
     }
   });
+}
+
+void launch_join_logits(const JoinLogitsParams& p, cudaStream_t stream) {
+  launch_overlapped(join_logits, dim3(p.rows, 16), 256, 0, p, stream);
 }
 
 void launch_add_bias(float* logits, const float* bias, int rows, int cols, cudaStream_t stream) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "gpu/cuda/element.hpp"
+#include "gpu/cuda/quantized.hpp"
 #include "gpu/cuda/sparse_slots.hpp"
 #include "model/spec.hpp"
 
@@ -20,6 +21,8 @@ namespace spillway::gpu::cuda {
 struct EmbedParams {
   Element element{};
   const void* table = nullptr;             // [vocab, cols]
+  bool packed = false;                     // the table is quantized: `panels` instead
+  PackedMatrix panels;
   const void* position_table = nullptr;    // [positions, cols]; null: none
   int position_offset = 0;
   const std::int32_t* tokens = nullptr;    // [rows]
@@ -85,6 +88,14 @@ struct ActivationParams {
   int rows = 0, cols = 0;
 };
 void launch_activation(const ActivationParams& p, cudaStream_t stream);
+
+/// to [rows, vocab] of from [ranks, rows, part]: rank r has columns [r * part, (r + 1) * part) of the vocabulary.
+struct JoinLogitsParams {
+  const float* from = nullptr;
+  float* to = nullptr;
+  int rows = 0, part = 0, vocab = 0;
+};
+void launch_join_logits(const JoinLogitsParams& p, cudaStream_t stream);
 
 /// logits[row] += bias
 void launch_add_bias(float* logits, const float* bias, int rows, int cols, cudaStream_t stream);

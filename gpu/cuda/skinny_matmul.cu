@@ -6,6 +6,7 @@
 #include "gpu/cuda/element.cuh"
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/mma.cuh"
+#include "gpu/cuda/ring.cuh"
 #include "gpu/cuda/skinny_matmul.hpp"
 
 // One block a multiprocessor, for the whole product. Sixteen warps keep a ring of shared memory filled with the weight's
@@ -30,33 +31,6 @@ constexpr int kRowBytes = kStageCols * 2 + 64;  // 64 more: eight rows' 64-byte 
 constexpr int kStageBytes = kTileRows * kRowBytes;
 constexpr int kStepCols = 32;        // of a 16-byte load by four lanes
 [[maybe_unused]] constexpr int kSteps = kStageCols / kWarps / kStepCols;
-
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-__device__ __forceinline__ unsigned shared_address(const void* at) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(at));
-}
-
-__device__ __forceinline__ void init_barrier(std::uint64_t* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-__device__ __forceinline__ void arrive(std::uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
-__device__ __forceinline__ void wait(std::uint64_t* barrier, unsigned phase) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra over;\nbra again;\nover:\n}\n" ::"r"(shared_address(barrier)),
-      "r"(phase)
-      : "memory");
-}
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
-}
-__device__ __forceinline__ void arrive_after_copies(std::uint64_t* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
-#endif
 
 struct SkinnyLaunch {
   SkinnyParams p;
@@ -88,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch)
       init_barrier(full + i, kProducers * 32);
       init_barrier(empty + i, kWarps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+    publish_barriers();
   }
   __syncthreads();
 
@@ -196,16 +170,6 @@ __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch)
 #endif
 }
 
-int multiprocessors() {
-  static const int count = [] {
-    int device = 0, value = 1;
-    (void)cudaGetDevice(&device);
-    (void)cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device);
-    return value;
-  }();
-  return count;
-}
-
 constexpr int kSharedMax = 227 * 1024;
 constexpr int kSharedUsual = 200 * 1024;  // leaves room for blocks of the kernels around
 constexpr int kStagesMin = 4;
@@ -230,9 +194,7 @@ void launch_as(const SkinnyParams& p, cudaStream_t stream) {
   launch.passes = (p.rows + outputs - 1) / outputs;
   const int shared = (sizeof(Sums<kTokenTiles>) + 15) / 16 * 16 + p.tokens * launch.input_stride +
                      launch.stages * (kStageBytes + 16);
-  static const bool raised =  // once: the attribute is the kernel's
-      cudaFuncSetAttribute(skinny<T, kTokenTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedMax) == cudaSuccess;
-  if (!raised) return;  // the error stays for who looks after the launches
+  if (!raise_shared_limit<skinny<T, kTokenTiles>>(kSharedMax)) return;  // the error stays for who looks after the launches
   launch_overlapped(skinny<T, kTokenTiles>, dim3(std::min(launch.passes, multiprocessors())), kThreads, shared, launch, stream);
 }
 

@@ -68,6 +68,24 @@ std::size_t StepInputs::bytes_needed(const StepLimits& limits) {
   return in.head_bytes + std::size_t{limits.table_entries} * sizeof(std::int32_t) + 16 + in.sparse_bytes;
 }
 
+std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const StepInputs& to, const StepShape& shape) {
+  const auto part = [](const auto* source, auto* target, std::size_t count) {
+    return PinnedCopy{source, target, count * sizeof *source};
+  };
+  const auto items = static_cast<std::size_t>(*from.num_items);
+  return {part(from.num_items, to.num_items, 1),
+          part(from.samples, to.samples, shape.samples),
+          part(from.sample_rows, to.sample_rows, shape.samples),
+          part(from.items, to.items, items),
+          part(from.tiles, to.tiles, shape.tiles),
+          part(from.tokens, to.tokens, shape.rows),
+          part(from.from_row, to.from_row, shape.rows),
+          part(from.positions, to.positions, shape.rows),
+          part(from.slots, to.slots, shape.rows),
+          part(from.tables, to.tables, shape.rows),
+          part(from.block_table, to.block_table, shape.table_entries)};
+}
+
 std::uint32_t decode_items_for(std::uint32_t sequences, const StepGeometry& geometry) {
   const std::uint32_t fill =
       (geometry.multiprocessors * kBlocksAMultiprocessor + geometry.kv_heads - 1) / geometry.kv_heads;

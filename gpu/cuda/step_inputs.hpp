@@ -2,15 +2,17 @@
 #pragma once
 
 // StepInputs: what a step's kernels read that changes from step to step, as arrays at fixed places, so that a
-// captured graph finds them. The host fills a pinned copy, one for each step in flight; two copies bring it to
-// the device on the compute stream.
+// captured graph finds them. The host fills a pinned copy, one for each step in flight; a kernel brings what is used of it
+// to the device on the compute stream.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "gpu/cuda/attention.hpp"
+#include "gpu/cuda/pinned_copy.hpp"
 #include "gpu/cuda/sampling.hpp"
 #include "gpu/cuda/sparse_inputs.hpp"
 #include "gpu/step_plan.hpp"
@@ -58,6 +60,11 @@ struct StepShape {
   std::uint32_t table_entries = 0;
   SparseShape sparse;
 };
+
+/// What brings a step's inputs from the host's arrays to the device's: of each array what the step uses.
+inline constexpr std::size_t kInputArrays = 11;
+[[nodiscard]] std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const StepInputs& to,
+                                                             const StepShape& shape);
 
 struct StepGeometry {
   std::uint32_t block_size = 0;

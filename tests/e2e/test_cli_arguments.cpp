@@ -111,6 +111,8 @@ TEST_CASE("spillway: without a GPU --device cuda is an error, and --device auto 
   check_wrong_input(with({"--device", "tpu"}), "auto|cuda|host");
   check_wrong_input(with({"--gpu-memory-utilization", "1.5"}), "above 0 and at most 1");
   check_wrong_input(with({"--device", "host", "--load-format", "dummy"}), "--load-format dummy");
+  check_wrong_input(with({"--tensor-parallel-size", "2"}), "--tensor-parallel-size 2 needs as many GPUs");
+  check_wrong_input(with({"--device", "host", "--tensor-parallel-size", "2"}), "--tensor-parallel-size 2 needs as many GPUs");
   const Ran silent = with({}), asked = with({"--device", "auto"}), host = with({"--device", "host"});
   CHECK(silent.code == 0);
   CHECK(silent.err.empty());

@@ -70,9 +70,9 @@ product_lines() { # PATTERN, then folders that may: lines of product code that m
 
 report "every source file carries its SPDX line" "$(without_spdx)"
 report "includes point downward only" "$(upward_includes)"
-report "mutexes, threads and atomics stay in runtime/ and the host's thread team" "$(product_lines \
+report "mutexes, threads and atomics stay in runtime/ and where devices drive threads of their own" "$(product_lines \
   'std::(recursive_|shared_|timed_)?mutex|std::j?thread\b|std::atomic|std::condition_variable|#include <(mutex|shared_mutex|thread|atomic|condition_variable)>' \
-  runtime gpu/host)"
+  runtime gpu/host gpu/cuda)"
 report "only the executors, the programs and the real devices read a clock" "$(product_lines '_clock::now\(|clock_gettime\(|gettimeofday\(|\btime\((NULL|nullptr|0)\)' \
   runtime gpu/host gpu/cuda cli examples)"
 report "no file has more than 700 lines" "$(sources -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \

@@ -234,7 +234,7 @@ TEST_CASE("cuda attention: decode of one long sequence") {
 TEST_CASE("cuda attention: prefill equals the reference in whole prompts and chunks") {
   SPW_NEEDS_GPU();
   const Element element = GENERATE(Element::kF16, Element::kBF16);
-  for (const int head_dim : {64, 80, 96, 128}) {
+  for (const int head_dim : {64, 80, 96, 128, 256}) {
     for (const int window : {0, 1, 50, 130}) {
       INFO("head_dim " << head_dim << ", window " << window);
       const Shape shape{element, 4, window == 1 ? 4 : 2, head_dim, window == 50 ? 8 : 16, window};

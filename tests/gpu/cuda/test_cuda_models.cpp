@@ -177,6 +177,59 @@ TEST_CASE("cuda device: SmolLM2's greedy tokens equal transformers' in fp32, and
   }
 }
 
+TEST_CASE("cuda device: quantized weights give the logits of the same weights dequantized, alone and in a crowd") {
+  SPW_NEEDS_GPU();
+  const char* path = std::getenv("SPW_SMOLLM2");
+  const std::string file =
+      path != nullptr ? path : std::string(SPW_SOURCE_ROOT) + "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+  if (!std::filesystem::exists(file)) {
+    WARN("skipped: no " << file << ": fetch the model to run this test");
+    return;
+  }
+  const model::Model model = load_or_fail(file);
+  const std::vector<ReferenceCase> references = host::read_reference(kModels + "smollm2-reference.txt");
+  DeviceOptions options = small_device(KvDType::kF16);
+  options.kv_cache_memory_bytes = std::size_t{256} << 20;
+  options.max_model_len = 1024;
+  const auto answers = [&](bool dequantize, bool alone) {
+    HostRunner device(options, [&](HostRunner::LogitsHook hook) {
+      CudaOptions cuda;
+      cuda.dequantize = dequantize;
+      cuda.on_logits = std::move(hook);
+      return make_device(model, options, std::move(cuda));
+    });
+    std::vector<Request> requests;
+    for (const ReferenceCase& reference : references) {
+      Request request;
+      request.prompt = reference.prompt;
+      request.max_tokens = static_cast<std::uint32_t>(reference.greedy.size());
+      request.forced = reference.greedy;
+      requests.push_back(std::move(request));
+    }
+    if (!alone) return device.run(requests);
+    std::vector<Answer> all;
+    for (const Request& request : requests) all.push_back(device.run_one(request));
+    return all;
+  };
+  const std::vector<Answer> expected = answers(true, false);
+  for (const bool alone : {false, true}) {
+    const std::vector<Answer> got = answers(false, alone);
+    double worst = 0, sum = 0, all = 0;
+    for (std::size_t c = 0; c < references.size(); ++c) {
+      for (std::size_t i = 0; i < references[c].greedy.size(); ++i) {
+        const double error = logits_error(got[c].logits[i], expected[c].logits[i]);
+        worst = std::max(worst, error);
+        sum += error;
+        ++all;
+      }
+    }
+    WARN("SmolLM2 quantized against dequantized, alone " << alone << ": relative error of logits " << sum / all
+                                                         << " in the mean, " << worst << " at worst");
+    CHECK(sum / all < 3e-3);
+    CHECK(worst < 0.03);
+  }
+}
+
 TEST_CASE("cuda device: sequences that come and go, in chunks, with and without graphs, give the tokens they give alone") {
   SPW_NEEDS_GPU();
   const model::Model model = load_or_fail(kModels + "llama-gqa");
@@ -205,6 +258,52 @@ TEST_CASE("cuda device: sequences that come and go, in chunks, with and without 
     batch[i].start_after = 0;
     CHECK(device->run_one(batch[i]).tokens == answers[i].tokens);
   }
+}
+
+TEST_CASE("cuda device: ranks that share a model give the tokens of one device") {
+  SPW_NEEDS_GPU();
+  int gpus = 0;
+  REQUIRE(cudaGetDeviceCount(&gpus) == cudaSuccess);
+  if (gpus < 2) {
+    WARN("skipped: one GPU only");
+    return;
+  }
+  const std::string name = GENERATE("llama-gqa", "llama3-rope", "mistral-window", "opt", "opt-post-norm");
+  const std::uint32_t ranks = GENERATE(2u, 4u);
+  if (static_cast<std::uint32_t>(gpus) < ranks) return;
+  const model::Model model = load_or_fail(kModels + name);
+  if (!check_shards(model.spec(), static_cast<int>(ranks)).ok()) return;
+  const bool graphs = GENERATE(true, false);
+  const auto device = std::make_unique<HostRunner>(small_device(KvDType::kF32), [&](HostRunner::LogitsHook hook) {
+    CudaOptions cuda;
+    cuda.tensor_parallel_size = ranks;
+    cuda.graphs = graphs;
+    cuda.on_logits = std::move(hook);
+    return make_device(model, small_device(KvDType::kF32), std::move(cuda));
+  });
+  for (const ReferenceCase& reference : host::read_reference(kModels + name + "/reference.txt")) {
+    INFO(name << ", ranks " << ranks << ", graphs " << graphs << ", prompt of " << reference.prompt.size());
+    Request request;
+    request.prompt = reference.prompt;
+    request.max_tokens = static_cast<std::uint32_t>(reference.greedy.size());
+    const Answer answer = device->run_one(request);
+    CHECK(answer.tokens == reference.greedy);
+    for (const auto& [index, logits] : reference.logits) CHECK(logits_error(answer.logits[index], logits) < 1e-4);
+  }
+}
+
+TEST_CASE("cuda device: what ranks cannot share is refused by name") {
+  const model::Model model = load_or_fail(kModels + "llama-gqa");
+  const Result<void> refused = check_shards(model.spec(), 3);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().code == Errc::kInvalidArgument);
+  CHECK(refused.error().message == "--tensor-parallel-size 3 must divide the model's 4 heads");
+  CHECK(check_shards(model.spec(), 4).ok());  // two ranks to a head of keys and values
+  const Shard third{2, 4};
+  CHECK(third.kv_heads(model.spec()) == 1);
+  CHECK(third.first_kv_head(model.spec()) == 1);
+  CHECK(shard_of(model.spec(), third).num_heads == 1);
+  CHECK(shard_of(model.spec(), third).intermediate_size == 24);
 }
 
 TEST_CASE("cuda device: draws, penalties and log probabilities equal the host device's") {
@@ -255,14 +354,14 @@ TEST_CASE("cuda device: blocks copied to the host and back, and within the devic
   prefill.row_inits.push_back({RowId{0}, Request::greedy_params(), 0, {}, {}});
   prefill.tokens.assign(reference.prompt.begin(), reference.prompt.begin() + 30);
   prefill.block_table = {BlockId{5}, BlockId{9}};
-  prefill.sequences.push_back({RowId{0}, 0, 30, 0, 0, 2, false, true, 0});
+  prefill.sequences.push_back({RowId{0}, 0, 30, 0, 0, 2, 30, false, true, 0});
   const StepResult first = device->step(prefill);
   REQUIRE_FALSE(first.failed);
   const auto next = [&](BlockId a, BlockId b, Ticket after) {
     StepPlan decode;
     decode.tokens = {first.tokens[0].token};
     decode.block_table = {a, b};
-    decode.sequences.push_back({RowId{0}, 30, 1, 0, 0, 2, false, true, 1});
+    decode.sequences.push_back({RowId{0}, 30, 1, 0, 0, 2, 0, false, true, 1});
     decode.wait_for_copy = after;
     const StepResult result = device->step(decode);
     REQUIRE_FALSE(result.failed);
