@@ -38,35 +38,43 @@ struct SparseTile {
   static constexpr int kKeys = 2048 / kQueries;
   unsigned seen[kKeys / 32];
   __align__(16) float logits[kQueries][kKeys];
-  float lse[kQueries];  // in log2
+  __align__(16) float positions[kKeys], scores[kKeys];  // of all slots, where they fit
+  float lse[kQueries];                                  // in log2
 
   /// Exact sequences see everything up to the item's end.
   __device__ void load(const SparseAttentionParams& p, const DecodeItem& item, int kv_head, int first) {
     float oldest = -INFINITY;
     if (item.sparse >= 0) oldest = oldest_seen(p, p.slots.sequences[item.sparse]);
     const UnitSlots slots(p.slots, item.table, p.layer * p.kv_heads + kv_head);
-    constexpr int kAtOnce = kKeys / kThreads < 8 ? kKeys / kThreads : 8;  // loads under way
     const int count = min(kKeys, item.end - first);
-    for (int done = threadIdx.x; done < count + static_cast<int>(threadIdx.x); done += kAtOnce * kThreads) {
-      float position[kAtOnce];
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        const int key = first + done + j * kThreads;
-        position[j] = item.sparse >= 0 && key < item.end ? *slots.position(key) : 0.0f;
+    if (item.sparse >= 0) {
+      // Scores are wanted at the end only, if they all fit.
+      for (const bool score : {false, true}) {
+        for (int i = static_cast<int>(threadIdx.x) * 4; i < count && (!score || holds(item));
+             i += kThreads * 4)
+          copy_four(score ? &scores[i] : &positions[i],
+                    score ? slots.score(first + i) : slots.position(first + i));
+        asm volatile("cp.async.commit_group;" ::: "memory");
       }
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        const int i = done + j * kThreads;
-        const unsigned bits = __ballot_sync(0xffffffffu, first + i < item.end && position[j] >= oldest);
-        if (threadIdx.x % 32 == 0) seen[i / 32] = bits;
-      }
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      __syncthreads();
+    }
+    for (int i = threadIdx.x; i < count + static_cast<int>(threadIdx.x); i += kThreads) {
+      const bool sees = i < count && (item.sparse < 0 || positions[i] >= oldest);
+      const unsigned bits = __ballot_sync(0xffffffffu, sees);
+      if (threadIdx.x % 32 == 0) seen[i / 32] = bits;
     }
     __syncthreads();
   }
   __device__ bool sees(int in_tile) const { return (seen[in_tile / 32] >> (in_tile % 32) & 1) != 0; }
   __device__ void put(int query, int in_tile, float logit) { logits[query][in_tile] = logit; }
 
-  /// All of the sequence's logits are here.
+  /// 16 bytes from global to shared memory.
+  __device__ static void copy_four(float* to, const float* from) {
+    const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from));
+  }
+  /// All of the sequence's slots are here.
   __device__ static bool holds(const DecodeItem& item) { return item.item_count == 1 && item.end <= kKeys; }
   /// Brings a tile's logits to where the block that finishes finds them.
   __device__ void flush(const SparseAttentionParams& p, const DecodeItem& item, int kv_head, int first) {
@@ -96,6 +104,7 @@ struct SparseTile {
         all += __expf(__ldcg(p.partial_lse + std::int64_t{j} * p.heads + head) - largest);
       lse[threadIdx.x] = largest * 1.4426950408889634f + log2f(all);
     }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncthreads();
     const SparseSequence s = p.slots.sequences[item.sparse];
     const float* stored = first_logit(p, s, kv_head);
@@ -105,7 +114,13 @@ struct SparseTile {
       return here ? *reinterpret_cast<const float4*>(&logits[g][slot])
                   : __ldcg(reinterpret_cast<const float4*>(stored + std::int64_t{g} * stride + slot));
     };
-    finish_unit<kThreads>(p.slots, s, unit, queries, at, lse);
+    const ReadPool pool{p.block_size};
+    const auto read = [&](const float* from, int slot, bool score) {
+      if (!here) return pool(from, slot, score);
+      return *reinterpret_cast<const float4*>(score ? &scores[min(slot, kKeys - 4)]
+                                                    : &positions[min(slot, kKeys - 4)]);
+    };
+    finish_unit<kThreads>(p.slots, s, unit, queries, at, read, lse);
   }
 };
 

@@ -30,11 +30,20 @@ __device__ int least_of_block(std::uint64_t worth, int slot) {
   return slot;
 }
 
+/// read of finish_unit() from the pool.
+struct ReadPool {
+  int block_size;
+  __device__ float4 operator()(const float* at, int, bool score) const {
+    return *reinterpret_cast<const float4*>(score ? at + block_size : at);
+  }
+};
+
 /// Called by all threads of a block of kThreads. logits(query, slot): those of four slots as a float4, in
 /// log2; lse [queries], likewise, in shared memory that all threads may read.
-template <int kThreads, class Logits>
+template <int kThreads, class Logits, class Read>
 __device__ void finish_unit(const SparseSlots& p, const SparseSequence& s, int unit, int queries,
-                            Logits&& logits, const float* lse) {
+                            Logits&& logits, Read&& read,
+                            const float* lse) {
   const bool updates = s.update != static_cast<int>(ScoreUpdate::kNone);
   const bool adds = s.update == static_cast<int>(ScoreUpdate::kAdd), evicts = s.evicts_early != 0;
   if (!updates && !evicts) return;
@@ -50,8 +59,8 @@ __device__ void finish_unit(const SparseSlots& p, const SparseSequence& s, int u
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       at[j] = slots.position(min(first + j * kStep, (s.span - 1) & ~3));
-      position[j] = *reinterpret_cast<const float4*>(at[j]);
-      if (scored) score[j] = *reinterpret_cast<const float4*>(at[j] + p.block_size);
+      position[j] = read(at[j], first + j * kStep, false);
+      if (scored) score[j] = read(at[j], first + j * kStep, true);
     }
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {

@@ -4,9 +4,9 @@
 #include "gpu/cuda/sparse_decode.cuh"
 
 // Scores of a prompt's keys. A block has some keys of one KV head and goes through the queries in order; a
-// key's score takes in one query after another, each the sum over its group's heads, so that it does not show
-// where the prompt was cut. With tensor cores where prefill attention has them, otherwise a product at a
-// time.
+// key's score takes in one query after another, each the sum over its group's heads, so that the sum does
+// not show where the prompt was cut. With tensor cores where prefill attention has them, otherwise a product
+// at a time.
 
 namespace spillway::gpu::cuda {
 namespace {

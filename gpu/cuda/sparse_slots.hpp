@@ -10,9 +10,10 @@
 // a time goes at the end of its attention kernel, everything else behind the last layer, in kernels that only
 // such steps launch.
 //
-// Sums run in a fixed order, so a step gives the same scores every time, whatever else is in the batch and
-// however a prompt is cut; split decode attention alone depends on the batch (decision 032). A slot that a
-// failed step left in disorder stays inside its sequence's span.
+// Sums run in a fixed order and nothing is added atomically: a step gives the same scores every time. What
+// else is in the batch, and how a prompt is cut, shows in the last bits of what is added, as in all of a
+// step's products (decision 032). A slot that a failed step left in disorder stays inside its sequence's
+// span.
 
 #include <cuda_runtime_api.h>
 

@@ -259,8 +259,7 @@ TEST_CASE("cuda sparse attention: exact sequences beside sparsified ones get wha
 }
 
 TEST_CASE(
-    "cuda sparse scores: a prompt's queries give their probabilities to its keys, in chunks exactly as at "
-    "once") {
+    "cuda sparse scores: a prompt's queries give their probabilities to its keys, in chunks as at once") {
   SPW_NEEDS_GPU();
   const Element element = GENERATE(Element::kF32, Element::kBF16, Element::kF16);
   for (const SlotShape& shape :
@@ -324,7 +323,18 @@ TEST_CASE(
           }
           results.push_back(scene.read());
           if (chunk != tokens) {
-            CHECK(results[0] == results[1]);
+            // Prefill attention's sums may differ in their last bit where a tile of keys is masked whole for
+            // a query.
+            const bool exact = !has_fast_prefill(element, shape.head_dim);
+            INFO("group " << group << ", window " << shape.window << ", exact " << exact);
+            double worst = 0;
+            for (int unit = layer * shape.kv_heads; unit < shape.units(); ++unit) {
+              const std::vector<float> a = scene.scores(results[0], 0, unit),
+                                       b = scene.scores(results[1], 0, unit);
+              for (std::size_t i = 0; i < a.size(); ++i)
+                worst = std::max(worst, std::abs(double{a[i]} - b[i]) / (1e-3 + a[i]));
+            }
+            CHECK(worst <= (exact ? 0 : 1e-5));
             continue;
           }
           for (int slot = 0; slot < tokens; ++slot)
