@@ -105,7 +105,8 @@ class BlockManager {
   }
 
   void handle(DescribeBlocks& message) {
-    message.client.post(EngineSnapshot{message.tag, std::move(message.stats), tables_.pool().states()});
+    message.client.post(EngineSnapshot{message.tag, std::move(message.stats), tables_.slot_totals(),
+                                       message.blocks ? tables_.states() : std::vector<BlockState>{}});
   }
 
   void after_message() {

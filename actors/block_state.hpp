@@ -11,6 +11,7 @@ enum class BlockState : std::uint8_t {
   kCached,  // content that a prompt may find again; nobody holds it
   kHeld,    // one sequence's
   kShared,  // several sequences'
+  kSparse,  // one sequence's that has evicted tokens
 };
 
 }  // namespace spillway::actors

@@ -161,6 +161,16 @@ SlotTotals BlockTables::slot_totals() const {
   return totals;
 }
 
+std::vector<BlockState> BlockTables::states() const {
+  std::vector<BlockState> states = pool_.states();
+  for (const auto& [lease, table] : tables_) {
+    if (!table.sparse || table.sparse->slots.live == table.computed) continue;
+    for (const gpu::BlockId block : table.blocks)
+      states[static_cast<std::uint32_t>(block)] = BlockState::kSparse;
+  }
+  return states;
+}
+
 void BlockTables::commit(LeaseId lease, std::uint32_t computed, std::span<const model::TokenId> appended) {
   const auto found = tables_.find(lease);
   if (found == tables_.end()) return;

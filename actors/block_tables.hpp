@@ -35,13 +35,6 @@ struct SlotGrant {
   std::vector<gpu::BlockId> copy_to;  // Packing::kCopy
 };
 
-/// Slots of all tables at one moment.
-struct SlotTotals {
-  std::uint64_t slots = 0;  // of held blocks, a shared block counted once
-  std::uint64_t live = 0;   // tokens in them
-  std::uint64_t holes = 0;  // slots that an evicted token left
-};
-
 class BlockTables {
  public:
   explicit BlockTables(BlockPool pool) : pool_(std::move(pool)) {}
@@ -76,6 +69,9 @@ class BlockTables {
   [[nodiscard]] SlotTotals slot_totals() const;
   /// Of a sparsified table that is held.
   [[nodiscard]] SlotCount slots(LeaseId lease) const { return tables_.at(lease).sparse.value().slots; }
+
+  /// By block id.
+  [[nodiscard]] std::vector<BlockState> states() const;
 
   /// Grows the table to cover `tokens` positions. All or nothing: false when the pool has too few blocks.
   [[nodiscard]] bool extend_to(LeaseId lease, std::uint32_t tokens);

@@ -31,6 +31,29 @@ model::KvFormat format_of(gpu::KvDType dtype) {
   return model::KvFormat::kF16;
 }
 
+/// Errors begin with the option.
+Result<void> check_sparse(const EngineOptions& options) {
+  const model::SparseKvParams& params = options.sparse_kv;
+  const auto wrong = [](std::string text) { return Error{Errc::kInvalidArgument, std::move(text)}; };
+  if (!params.on()) {
+    if (options.sparse_kv_per_request || (params == model::SparseKvParams{} && options.sparse_kv_budget_min == 0))
+      return {};
+    return wrong(
+        "the --sparse-kv-cache options do nothing without --sparse-kv-cache-method or "
+        "--sparse-kv-cache-per-request");
+  }
+  if (Result<void> valid = model::validate(params); !valid.ok()) {
+    const std::string& message = valid.error().message;
+    const std::size_t field = message.find(": ");
+    return wrong("--sparse-kv-cache-method " + std::string(model::name_of(params.method)) + message.substr(field));
+  }
+  if (params.budget != 0 && params.budget < options.sparse_kv_budget_min) {
+    return wrong("--sparse-kv-cache-min-budget is " + std::to_string(options.sparse_kv_budget_min) +
+                 ", more than --sparse-kv-cache-budget (" + std::to_string(params.budget) + ")");
+  }
+  return {};
+}
+
 Result<void> check_options(const EngineOptions& options, const model::ModelSpec& spec) {
   const auto wrong = [](std::string text) { return Error{Errc::kInvalidArgument, std::move(text)}; };
   if (options.max_num_seqs > 4096) return wrong("--max-num-seqs must be 1 to 4096");
@@ -50,7 +73,7 @@ Result<void> check_options(const EngineOptions& options, const model::ModelSpec&
   if (options.max_itl_stretch != 0 && !(options.max_itl_stretch > 1 && options.max_itl_stretch <= 1000))
     return wrong("--max-itl-stretch must be above 1, or 0 for no limit");
   if (options.threads > 1024) return wrong("--threads must be at most 1024");
-  return {};
+  return check_sparse(options);
 }
 
 }  // namespace
@@ -140,6 +163,9 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
                                               .tokenizer = state->tokenizer ? &*state->tokenizer : nullptr,
                                               .prefix_caching = set.enable_prefix_caching,
                                               .max_itl_stretch = set.max_itl_stretch,
+                                              .sparse_default = set.sparse_kv,
+                                              .sparse_budget_min = set.sparse_kv_budget_min,
+                                              .on_slots = set.on_slots,
                                               .worker = kServingWorker,
                                               .stall_limit = set.stall_limit});
   if (polls) state->executor->add_poller(kServingWorker, state->device.poller.get());
@@ -201,8 +227,9 @@ runtime::TimePoint Engine::now() const { return state_->executor->now(); }
 void Engine::request_snapshot(actors::ClientAddress client, std::uint64_t tag, bool blocks) {
   executor().call_soon(kServingWorker, [this, client = std::move(client), tag, blocks] {
     auto stats = std::make_shared<const actors::ServingStats>(state_->serving->stats());
-    if (!blocks) return client.post(actors::EngineSnapshot{tag, std::move(stats), {}});
-    state_->serving->block_manager_address().post(actors::DescribeBlocks{tag, client, std::move(stats)});
+    const auto& block_manager = state_->serving->block_manager_address();
+    if (!block_manager.alive()) return client.post(actors::EngineSnapshot{tag, std::move(stats), {}, {}});
+    block_manager.post(actors::DescribeBlocks{tag, client, std::move(stats), blocks});
   });
 }
 

@@ -69,6 +69,9 @@ struct EngineOptions {
   std::uint32_t async_submit = 2;  // steps in flight; 1: synchronous
   double max_itl_stretch = 0;  // above 1: a step that carries part of a prompt takes at most so many times
                                // one that only decodes; 0: prompts get all of max_num_batched_tokens
+  model::SparseKvParams sparse_kv;     // of requests that say nothing; method none: exact
+  bool sparse_kv_per_request = false;  // requests may be sparsified though sparse_kv's method is none
+  std::uint32_t sparse_kv_budget_min = 0;  // tokens; requests with a smaller budget are refused
   std::uint32_t threads = 0;  // of the host device; 0: all cores
   std::string cpu_target;     // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
   bool simulate_device =
@@ -76,6 +79,8 @@ struct EngineOptions {
   std::chrono::microseconds simulated_step{0};  // with simulate_device: what a step takes
   std::uint64_t inject_device_fault = 0;  // for tests, on a GPU: the device is lost at this step; 0: never
   bool trace_kernels = false;             // with trace, on a GPU: every kernel too
+  std::function<void(const actors::SlotTotals&)> on_slots;  // hears of the KV slots at every step, on an
+                                                            // engine's worker; empty: nobody counts them
   std::filesystem::path trace;                  // write Chrome trace JSON here; empty: no tracing
   std::chrono::seconds stall_limit{60};  // a session that takes no output for so long has its request cut
 };

@@ -85,7 +85,8 @@ gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& 
           .max_num_batched_tokens =
               set.max_num_batched_tokens != 0 ? set.max_num_batched_tokens : std::max(seqs, usual_tokens),
           .max_model_len = max_model_len,
-          .max_steps_in_flight = set.async_submit};
+          .max_steps_in_flight = set.async_submit,
+          .sparse_kv = set.sparse_kv.on() || set.sparse_kv_per_request};
 }
 
 Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const model::Model& model,

@@ -46,6 +46,7 @@ struct Usage {
   std::uint32_t cached_tokens = 0;  // of the prompt, found in the prefix cache
   std::uint32_t preemptions = 0;
   std::uint32_t recomputed_tokens = 0;  // positions computed again after a preemption or a device failure
+  bool sparsified = false;              // it kept a budget of tokens
   std::uint32_t evicted_tokens = 0;     // by sparsification, of each KV head; over 0: the output is not exact
   runtime::Duration queue_time{};       // from its arrival at the scheduler to its first step, or to its end
 };
@@ -97,6 +98,7 @@ struct ServingStats;  // actors/serving.hpp
 struct EngineSnapshot {
   std::uint64_t tag = 0;
   std::shared_ptr<const ServingStats> stats;  // a copy of its own
+  SlotTotals slots;                           // of all tables
   std::vector<BlockState> blocks;             // by block id; empty unless asked for
 };
 using ClientMessage = std::variant<ChoiceDelta, ChoiceFinished, ChoiceFailed, RequestDone, StopSession,
@@ -249,11 +251,12 @@ struct TransferDone {
   TransferId transfer{};
   bool failed = false;
 };
-/// Asks for an EngineSnapshot with the state of every block.
+/// Asks for an EngineSnapshot.
 struct DescribeBlocks {
   std::uint64_t tag = 0;
   ClientAddress client;
   std::shared_ptr<const ServingStats> stats;
+  bool blocks = false;  // with the state of every block
 };
 struct BlockManagerMessage : std::variant<AdmitSequence, ForkSequence, PrepareStep, CommitStep, ReleaseLease,
                                           TransferDone, DescribeBlocks> {

@@ -193,9 +193,19 @@ class Router {
                    "sparse_kv_cache: this engine was started without sparsification; start it with "
                    "--sparse-kv-cache-method or --sparse-kv-cache-per-request"};
     }
+    if (params.rotate_to_cache && !config_.rotates_to_cache) {
+      return Error{Errc::kUnsupported,
+                   "sparse_kv_cache: positions 'cache' needs a model with rotary positions on the "
+                   "host device"};
+    }
     params.seed = message.params.seed;
     Result<model::SparseKvParams> resolved =
         model::resolve(params, static_cast<std::uint32_t>(message.prompt.size()));
+    if (resolved.ok() && params.budget_fraction > 0 && resolved->budget < config_.sparse_budget_min) {
+      params.budget = config_.sparse_budget_min;  // a share of a short prompt
+      params.budget_fraction = 0;
+      return model::resolve(params, static_cast<std::uint32_t>(message.prompt.size()));
+    }
     if (resolved.ok() && resolved->budget < config_.sparse_budget_min) {
       return Error{Errc::kInvalidArgument,
                    "sparse_kv_cache: the budget is " + std::to_string(resolved->budget) +

@@ -26,6 +26,7 @@ struct RouterConfig {
   std::uint32_t tokens_behind_max = 64;  // untaken tokens of a choice before its sequence is held
   bool sparse_kv = false;                // requests may be sparsified
   model::SparseKvParams sparse_default;  // of requests that say nothing
+  bool rotates_to_cache = false;         // as the device says
   std::uint32_t sparse_budget_min = 0;   // tokens; smaller budgets are refused
   runtime::Duration stall_limit = std::chrono::seconds(60);
   const model::Tokenizer* tokenizer = nullptr;  // outlives the actor; null: tokens without text

@@ -306,7 +306,7 @@ class Scheduler {
       sequence.recomputed_tokens += sequence.computed;
       stats_.recomputed_tokens += sequence.computed;
     }
-    sequence.computed = sequence.committed = sequence.told = 0;
+    sequence.computed = sequence.committed = sequence.told = sequence.evicted_tokens = 0;
     state_.waiting.insert({sequence.arrival, sequence.id});
   }
 
@@ -325,6 +325,7 @@ class Scheduler {
             .cached_tokens = sequence.cached_tokens,
             .preemptions = sequence.preemptions,
             .recomputed_tokens = sequence.recomputed_tokens,
+            .sparsified = sequence.sparsified(),
             .evicted_tokens = sequence.evicted_tokens,
             .queue_time =
                 (sequence.first_step == runtime::TimePoint{} ? now_ : sequence.first_step) - sequence.added}};

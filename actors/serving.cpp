@@ -65,6 +65,7 @@ Serving::Serving(runtime::Executor& executor, const ServingConfig& config)
                               .tokens_behind_max = config.tokens_behind_max,
                               .sparse_kv = config.device_options.sparse_kv,
                               .sparse_default = config.sparse_default,
+                              .rotates_to_cache = info.rotates_to_cache,
                               .sparse_budget_min = config.sparse_budget_min,
                               .stall_limit = config.stall_limit,
                               .tokenizer = config.tokenizer,

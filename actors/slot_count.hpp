@@ -22,6 +22,18 @@ struct SlotCount {
   friend bool operator==(const SlotCount&, const SlotCount&) = default;
 };
 
+/// Slots of all sequences' blocks at one moment.
+struct SlotTotals {
+  std::uint64_t slots = 0;  // of held blocks, a shared block counted once
+  std::uint64_t live = 0;   // tokens in them
+  std::uint64_t holes = 0;  // slots that an evicted token left
+
+  /// The share of the held slots that no token fills, 0 to 1.
+  [[nodiscard]] double fragmentation() const noexcept {
+    return slots == 0 ? 0 : 1 - static_cast<double>(live) / static_cast<double>(slots);
+  }
+};
+
 /// One step of one sparsified sequence.
 struct SlotStep {
   bool reuse = false;       // its one token takes a hole

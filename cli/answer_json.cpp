@@ -79,7 +79,12 @@ std::string choice_json(std::string_view id, std::size_t index, std::span<const 
   }
   out += R"(,"usage":{"prompt_tokens":)" + std::to_string(choice.usage.prompt_tokens) +
          R"(,"completion_tokens":)" + std::to_string(choice.usage.completion_tokens) +
-         R"(,"cached_tokens":)" + std::to_string(choice.usage.cached_tokens) + "}}";
+         R"(,"cached_tokens":)" + std::to_string(choice.usage.cached_tokens);
+  if (choice.usage.sparsified) {
+    out += R"(,"sparse_kv_cache":{"evicted_tokens":)" + std::to_string(choice.usage.evicted_tokens) +
+           R"(,"exact":)" + (choice.usage.evicted_tokens == 0 ? "true" : "false") + "}";
+  }
+  out += "}}";
   return out;
 }
 

@@ -149,6 +149,7 @@ constexpr std::string_view kFields[] = {
     "frequency_penalty",
     "logprobs",
     "ignore_eos",
+    "sparse_kv_cache",
 };
 
 Error unknown_field(std::string_view key) {
@@ -192,6 +193,7 @@ Result<void> set_field(BatchLine& line, std::string_view key, const json::value&
   if (key == "stop_token_ids")
     return take(s.stop_token_ids, list<model::TokenId>(key, value, "a list of token ids", &token_id));
   if (key == "logprobs") return take(s.logprobs, whole<std::int32_t>(key, value));
+  if (key == "sparse_kv_cache") return take(s.sparse_kv, model::parse_sparse_kv(value));
   SPW_CHECK(key == "ignore_eos");  // the last of kFields
   if (!value.is_bool()) return expected(key, value, "true or false");
   s.ignore_eos = value.get_bool();
@@ -230,6 +232,7 @@ Result<BatchLine> parse_line(std::string_view line_text, std::string_view place,
   }
   model::SamplingParams params;
   line.sampling.apply_to(params);
+  params.sparse_kv.reset();  // judged over the engine's own
   if (Result<void> valid = model::validate(params); !valid) return at_place(valid.error());
   return line;
 }

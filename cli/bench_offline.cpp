@@ -205,6 +205,7 @@ Run make_bench_throughput(CLI::App& command) {
   add_output(command, *options);
   add_dataset_options(command, options->dataset);
   add_engine_options(command, options->engine);
+  add_sparse_options(command, options->engine);
   return [options] { return run_throughput(*options); };
 }
 
@@ -220,6 +221,7 @@ Run make_bench_latency(CLI::App& command) {
   add_number(command, "--num-iters", "batches that count [30]", options->iterations, 1, 1'000'000);
   add_number(command, "--seed", "of the prompts' tokens [0]", options->dataset.seed, 0, 1LL << 53);
   add_engine_options(command, options->engine);
+  add_sparse_options(command, options->engine);
   return [options] { return run_latency(*options); };
 }
 

@@ -212,6 +212,7 @@ Run make_chat(CLI::App& command) {
   command.add_flag("--stats", options->stats, "after each answer, say on stderr what it took");
   add_sampling_options(command, options->sampling);
   add_engine_options(command, options->engine);
+  add_sparse_options(command, options->engine);
   command.footer("Questions are lines of stdin. In the conversation:\n" + std::string(kHelp) + "\n" +
                  command.get_footer());
   return [options] { return run(*options); };

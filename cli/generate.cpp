@@ -54,6 +54,7 @@ void declare(CLI::App& command, GenerateOptions& options) {
   add_sampling_options(command, options.sampling);
   add_answer_options(command, options.sampling);
   add_engine_options(command, options.engine);
+  add_sparse_options(command, options.engine);
   command.footer(
       "A batch's line is an object with one of prompt (text), prompt_token_ids (a list) and messages (a list "
       "of\n"
@@ -129,8 +130,11 @@ Result<Job> make_job(const Engine& engine, const GenerateOptions& options,
     model::SamplingParams params;
     params.seed = std::uint64_t{random()} << 32 | random();
     apply(engine.model().generation_defaults(), params);
+    params.sparse_kv = engine.options().sparse_kv;
     options.sampling.apply_to(params);
     line.sampling.apply_to(params);
+    if (Result<void> valid = model::validate(params); !valid)
+      return Error{valid.error().code, line.place + ": " + valid.error().message};
     job.requests.push_back({std::move(*prompt), std::move(params)});
   }
   return job;

@@ -37,6 +37,11 @@ void add_sampling_options(CLI::App& command, SamplingFields& fields);
 void add_answer_options(CLI::App& command, SamplingFields& fields);
 void add_engine_options(CLI::App& command, EngineOptions& options);
 
+/// The --sparse-kv-cache options.
+void add_sparse_options(CLI::App& command, EngineOptions& options);
+/// "512", or "0.5" of the prompt.
+[[nodiscard]] Result<void> parse_sparse_budget(std::string_view text, model::SparseKvParams& params);
+
 /// --log-level: what the library logs, on stderr.
 void add_log_level(CLI::App& command);
 

@@ -26,6 +26,11 @@ void SamplingFields::apply_to(model::SamplingParams& params) const {
   set(params.n, n);
   set(params.logprobs, logprobs);
   set(params.ignore_eos, ignore_eos);
+  if (sparse_kv) {
+    model::SparseKvParams sparse = params.sparse_kv.value_or(model::SparseKvParams{});
+    sparse_kv->apply_to(sparse);
+    params.sparse_kv = sparse;
+  }
 }
 
 void apply(const model::GenerationDefaults& defaults, model::SamplingParams& params) {

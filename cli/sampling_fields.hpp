@@ -12,6 +12,7 @@
 
 #include "model/loader.hpp"
 #include "model/sampling_params.hpp"
+#include "model/sparse_kv_fields.hpp"
 
 namespace spillway::cli {
 
@@ -22,6 +23,7 @@ struct SamplingFields {
   std::optional<std::vector<std::string>> stop;
   std::optional<std::vector<model::TokenId>> stop_token_ids;
   std::optional<bool> ignore_eos;
+  std::optional<model::SparseKvFields> sparse_kv;  // over the engine's own
 
   void apply_to(model::SamplingParams& params) const;
 };

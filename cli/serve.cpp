@@ -108,6 +108,7 @@ void declare(CLI::App& command, ServeOptions& options) {
   add_model(command, options.engine.model);
   declare_server(command, options);
   add_engine_options(command, options.engine);
+  add_sparse_options(command, options.engine);
   command.add_flag("--simulate-device", options.engine.simulate_device)
       ->group("");  // hidden: computes nothing, measures the house without the device
   command.add_option("--inject-device-fault", options.engine.inject_device_fault)

@@ -157,6 +157,14 @@ std::string stats_text(const JobTotals& totals, const actors::ServingStats& serv
            std::to_string(serving.scheduler.running_peak) + " sequences in one; " +
            counted(serving.scheduler.preemptions, "preemption") + ", " +
            std::to_string(serving.scheduler.recomputed_tokens) + " tokens recomputed");
+  if (engine.options().sparse_kv.on() || engine.options().sparse_kv_per_request) {
+    const actors::BlockManagerStats& blocks = serving.block_manager;
+    line(out, "sparse KV", counted(blocks.tokens_evicted, "token") + " evicted, " +
+                               counted(blocks.slots_reused, "slot") + " reused; " +
+                               counted(blocks.compactions, "compaction") + ", " +
+                               counted(blocks.blocks_copied, "block") + " copied" +
+                               (blocks.tokens_evicted == 0 ? "; exact" : "; not exact"));
+  }
   line(out, "memory",
        bytes_text(peak_memory_bytes()) + " at most; KV cache " +
            bytes_text(std::uint64_t{engine.device().num_blocks} * engine.device().kv_block_bytes) + ", " +

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Device: what executes steps. Written for an asynchronous accelerator with streams and events and for the host
-// CPU alike: submit never blocks, results are taken after their completion was reported to the sink.
+// Device: what executes steps. Written for an asynchronous accelerator with streams and events and for the
+// host CPU alike: submit never blocks, results are taken after their completion was reported to the sink.
 //
 // Owner: one decoder actor submits and takes; the transfer engine copies through the same actor's worker.
 // All calls except the sink's come from that one worker thread.
@@ -19,8 +19,9 @@ namespace spillway::gpu {
 
 enum class KvDType : std::uint8_t { kF32, kF16, kBF16, kQ8_0 };
 
-/// Hears of completions. The host device calls it from its own thread, an accelerator from poll(), the simulated
-/// device when the virtual clock gets there. Tickets of one kind complete in order. Must not block or throw.
+/// Hears of completions. The host device calls it from its own thread, an accelerator from poll(), the
+/// simulated device when the virtual clock gets there. Tickets of one kind complete in order. Must not block
+/// or throw.
 class CompletionSink {
  public:
   virtual ~CompletionSink() = default;
@@ -41,11 +42,12 @@ struct DeviceOptions {
 };
 
 struct DeviceInfo {
-  std::string name;                  // "host (AVX-512 VNNI, 2 threads)"
-  std::size_t kv_block_bytes = 0;    // one block over all layers, K and V
+  std::string name;                // "host (AVX-512 VNNI, 2 threads)"
+  std::size_t kv_block_bytes = 0;  // one block over all layers, K and V
   std::uint32_t num_blocks = 0;
   std::uint32_t num_host_blocks = 0;
-  bool needs_polling = false;        // true: the decoder's worker must call poll() and not park meanwhile
+  bool rotates_to_cache = false;  // SparseKvParams::rotate_to_cache is understood
+  bool needs_polling = false;     // true: the decoder's worker must call poll() and not park meanwhile
 };
 
 class Device {

@@ -57,11 +57,12 @@ Result<void> validate(const SparseKvParams& p) {
     return refuse("a budget that is no whole number is a share of the prompt, over 0 and under 1");
   if (p.budget != 0 && has_fraction) return refuse("the budget is a number of tokens or a share, not both");
   if (p.budget == 0 && !has_fraction && !(p.recent && p.heavy))
-    return refuse("method " + std::string(name_of(p.method)) + " needs a budget");
+    return refuse("there is no budget: a number of tokens, or a share of the prompt such as 0.5");
   if (p.num_per_evict == 0) return refuse("num_per_evict must be 1 or more");
   if (p.window == 0) return refuse("window must be 1 or more");
   if (p.rotate_to_cache && p.method != SparseMethod::kStreaming)
     return refuse("positions 'cache' goes with method streaming only");
+  if (p.rotate_to_cache && p.sinks > 256) return refuse("positions 'cache' goes with at most 256 sinks");
   if (p.budget != 0) {
     if (Result<SparseKvParams> whole = resolve(p, p.budget); !whole) return std::move(whole).error();
   }

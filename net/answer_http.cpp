@@ -30,21 +30,21 @@ asio::awaitable<void> health(HttpExchange& exchange, Service& service) {
 }
 
 asio::awaitable<void> metrics(HttpExchange& exchange, Service& service) {
-  std::shared_ptr<const actors::ServingStats> stats;
+  std::optional<actors::EngineSnapshot> now;
   if (!service.loading()) {
     // Owned by whoever is last: the answer may come after the wait was given up.
-    auto slot = std::make_shared<std::shared_ptr<const actors::ServingStats>>();
+    auto slot = std::make_shared<std::optional<actors::EngineSnapshot>>();
     const auto ring = std::make_shared<Bell*>(&exchange.bell());
     service.port().snapshot(false, [slot, ring](const actors::EngineSnapshot& snapshot) {
-      *slot = snapshot.stats;
+      *slot = snapshot;
       if (*ring != nullptr) (*ring)->ring();
     });
-    for (int tries = 0; tries < 20 && *slot == nullptr && !exchange.gone(); ++tries)
+    for (int tries = 0; tries < 20 && !*slot && !exchange.gone(); ++tries)
       co_await exchange.bell().wait(std::chrono::milliseconds(100));
     *ring = nullptr;
-    stats = *slot;
+    now = *std::move(slot);
   }
-  const std::string text = service.metrics().text(stats.get());
+  const std::string text = service.metrics().text(now ? &*now : nullptr);
   co_await exchange.respond(200, "text/plain; version=0.0.4; charset=utf-8", text);
 }
 

@@ -17,7 +17,7 @@ namespace spillway::net {
 
 /// What requests are held to, and where silent ones start from.
 struct RequestRules {
-  model::SamplingParams defaults;  // the model's generation_config
+  model::SamplingParams defaults;  // the model's generation_config, the engine's sparsification
   std::size_t prompt_bytes_max = std::size_t{1} << 20;
   std::int32_t choices_max = 128;  // prompts x n
   std::int32_t top_logprobs_max = 20;

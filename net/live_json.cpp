@@ -20,10 +20,19 @@ void append_list(std::string& out, std::string_view name, const List& list) {
   out += ']';
 }
 
+void append_slots(std::string& out, const actors::SlotTotals& totals, const actors::BlockManagerStats& stats) {
+  out += R"(,"slots":{"held":)" + std::to_string(totals.slots) + R"(,"live":)" + std::to_string(totals.live) +
+         R"(,"holes":)" + std::to_string(totals.holes) + R"(,"fragmentation":)";
+  append_number(out, static_cast<float>(totals.fragmentation()));
+  out += R"(,"evicted":)" + std::to_string(stats.tokens_evicted) + R"(,"reused":)" +
+         std::to_string(stats.slots_reused) + R"(,"compactions":)" + std::to_string(stats.compactions) +
+         R"(,"blocks_copied":)" + std::to_string(stats.blocks_copied) + "}";
+}
+
 }  // namespace
 
 std::string run_lengths(const std::vector<actors::BlockState>& blocks) {
-  constexpr char kLetter[] = {'f', 'c', 'h', 's'};
+  constexpr char kLetter[] = {'f', 'c', 'h', 's', 'e'};
   std::string out;
   for (std::size_t i = 0; i < blocks.size();) {
     std::size_t end = i;
@@ -46,6 +55,7 @@ std::string live_json(const actors::EngineSnapshot& snapshot, const Metrics& met
                     std::to_string(blocks.prefix_queries_tokens) + R"(,"hits":)" +
                     std::to_string(blocks.prefix_hits_tokens) + R"(},"blocks":{"total":)" + std::to_string(blocks.total) +
                     R"(,"held":)" + std::to_string(blocks.held) + R"(,"states":")" + run_lengths(snapshot.blocks) + "\"}";
+  append_slots(out, snapshot.slots, blocks);
   append_list(out, "bounds_s", LiveHistogram::kBoundsS);
   append_list(out, "ttft", metrics.ttft().counts);
   append_list(out, "itl", metrics.itl().counts);

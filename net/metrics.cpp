@@ -61,10 +61,33 @@ struct Metrics::State {
   Labels labels;  // of the vLLM aliases
 
   Pair<Gauge> running, waiting, kv_usage, blocks_held, blocks_total, connections;
+  Pair<Gauge> slots, live_tokens, holes, fragmentation;
+  Pair<Counter> slots_reused, tokens_evicted, compactions, blocks_copied;
   Pair<Counter> prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, steps, recomputed, refused,
       cut, device_failures;
   Pair<Histogram> ttft, itl, e2e, queue, prefill, decode;
   prometheus::Family<Counter>*finished = nullptr, *finished_alias = nullptr, *http = nullptr;
+
+  void make_slots() {
+    slots = gauge("spillway_kv_slots", "", "Slots (places for a token) of the KV blocks that sequences hold.");
+    live_tokens = gauge("spillway_kv_live_tokens", "", "Tokens in them that are attended to.");
+    holes = gauge("spillway_kv_holes", "", "Slots that evicted tokens left and no token has taken yet.");
+    fragmentation = gauge("spillway_kv_fragmentation_ratio", "", "Share of the held slots without a token, 0 to 1.");
+    slots_reused = counter("spillway_kv_slots_reused_total", "", "Tokens written to the slot of an evicted one.");
+    tokens_evicted = counter("spillway_kv_tokens_evicted_total", "", "Tokens evicted, counted once for all KV heads.");
+    compactions = counter("spillway_kv_compactions_total", "", "Sequences whose tokens were moved together in place.");
+    blocks_copied = counter("spillway_kv_blocks_copied_total", "", "Blocks that survivors were copied to.");
+  }
+  void set_slots(const actors::SlotTotals& totals, const actors::BlockManagerStats& stats) {
+    set(slots, static_cast<double>(totals.slots));
+    set(live_tokens, static_cast<double>(totals.live));
+    set(holes, static_cast<double>(totals.holes));
+    set(fragmentation, totals.fragmentation());
+    set_total(slots_reused, static_cast<double>(stats.slots_reused));
+    set_total(tokens_evicted, static_cast<double>(stats.tokens_evicted));
+    set_total(compactions, static_cast<double>(stats.compactions));
+    set_total(blocks_copied, static_cast<double>(stats.blocks_copied));
+  }
 
   void count_end(std::string_view reason) {
     finished->Add({{"reason", std::string(reason)}}).Increment();
@@ -111,6 +134,7 @@ void Metrics::name_model(const std::string& name) {
   s.kv_usage = s.gauge("spillway_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc", "Share of KV blocks held, 0 to 1.");
   s.blocks_held = s.gauge("spillway_kv_blocks_held", "", "KV blocks held by sequences.");
   s.blocks_total = s.gauge("spillway_kv_blocks", "", "KV blocks of the pool.");
+  s.make_slots();
   s.connections = s.gauge("spillway_connections", "", "Open client connections.");
   s.prompt_tokens = s.counter("spillway_prompt_tokens_total", "vllm:prompt_tokens_total", "Prompt tokens of ended requests.");
   s.generation_tokens =
@@ -183,9 +207,11 @@ void Metrics::observe_end(double e2e_s, double prefill_s, double decode_s, const
   state_->count_end(reason);
 }
 
-std::string Metrics::text(const actors::ServingStats* stats) {
+std::string Metrics::text(const actors::EngineSnapshot* snapshot) {
   State& s = *state_;
-  if (stats != nullptr) {
+  if (snapshot != nullptr) {
+    const auto& stats = snapshot->stats;
+    s.set_slots(snapshot->slots, stats->block_manager);
     set(s.running, stats->scheduler.running);
     set(s.waiting, stats->scheduler.waiting);
     set(s.blocks_held, stats->block_manager.held);

@@ -44,8 +44,8 @@ class Metrics {
   void observe_end(double e2e_s, double prefill_s, double decode_s, const actors::Usage& usage,
                    std::string_view reason);
 
-  /// The whole page of /metrics.
-  [[nodiscard]] std::string text(const actors::ServingStats* stats);
+  /// The whole page of /metrics; null: before the engine is there.
+  [[nodiscard]] std::string text(const actors::EngineSnapshot* snapshot);
 
   [[nodiscard]] const LiveHistogram& ttft() const noexcept { return ttft_; }
   [[nodiscard]] const LiveHistogram& itl() const noexcept { return itl_; }

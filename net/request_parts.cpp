@@ -4,11 +4,16 @@
 #include <boost/json/array.hpp>
 #include <limits>
 
+#include "model/sparse_kv_fields.hpp"
+
 namespace spillway::net {
 namespace json = boost::json;
 namespace {
 
 constexpr std::size_t kStopsMax = 64, kStopTokenIdsMax = 1024, kMessagesMax = 4096;
+
+/// The field that the text of an error begins with.
+std::string field_of(const std::string& message) { return message.substr(0, message.find_first_of(" :")); }
 
 void read_stop(JsonFields& fields, model::SamplingParams& params) {
   const json::value* stop = fields.find("stop");
@@ -20,6 +25,17 @@ void read_stop(JsonFields& fields, model::SamplingParams& params) {
   if (!stop->is_array()) return add(*stop);
   if (stop->get_array().size() > kStopsMax) return fields.wrong("stop", "at most 64 strings");
   for (const json::value& each : stop->get_array()) add(each);
+}
+
+/// Over what the engine does by itself.
+void read_sparse_kv(JsonFields& fields, model::SamplingParams& params) {
+  const json::value* value = fields.find("sparse_kv_cache");
+  if (value == nullptr) return;
+  const Result<model::SparseKvFields> sparse = model::parse_sparse_kv(*value);
+  if (!sparse) return fields.fail(invalid_request(sparse.error().message, field_of(sparse.error().message)));
+  model::SparseKvParams all = params.sparse_kv.value_or(model::SparseKvParams{});
+  sparse->apply_to(all);
+  params.sparse_kv = all;
 }
 
 /// Absent, null, false, {} and [] all mean that a feature is not wanted.
@@ -46,6 +62,7 @@ void read_sampling(JsonFields& fields, model::SamplingParams& params, bool& seed
   seed_given = fields.find("seed") != nullptr;
   fields.read("seed", params.seed);
   read_stop(fields, params);
+  read_sparse_kv(fields, params);
   if (const json::value* ids = fields.find("stop_token_ids")) {
     if (!ids->is_array() || ids->get_array().size() > kStopTokenIdsMax)
       return fields.wrong("stop_token_ids", "a list of at most 1024 token ids");
@@ -168,7 +185,7 @@ void check_sampling(JsonFields& fields, const model::SamplingParams& params, con
   if (!fields.ok()) return;
   if (Result<void> valid = model::validate(params); !valid) {
     const std::string& message = valid.error().message;
-    return fields.fail(invalid_request(message, message.substr(0, message.find(' '))));
+    return fields.fail(invalid_request(message, field_of(message)));
   }
   if (params.n > rules.choices_max)
     fields.fail(invalid_request("n is " + std::to_string(params.n) + "; at most " + std::to_string(rules.choices_max), "n"));

@@ -8,7 +8,8 @@
 
 namespace spillway::net {
 
-/// temperature, top_p, top_k, min_p, penalties, seed, stop, stop_token_ids, ignore_eos; not n, max_tokens, logprobs.
+/// temperature, top_p, top_k, min_p, penalties, seed, stop, stop_token_ids, ignore_eos, sparse_kv_cache; not n,
+/// max_tokens, logprobs.
 void read_sampling(JsonFields& fields, model::SamplingParams& params, bool& seed_given);
 /// stream, stream_options.
 void read_streaming(JsonFields& fields, TextRequest& request);

@@ -62,7 +62,9 @@ std::string ResponseAnswer::object() const {
            R"(,"cache_write_tokens":)" + std::to_string(usage.prompt_tokens - usage.cached_tokens) +
            R"(},"output_tokens":)" + std::to_string(usage.completion_tokens) +
            R"(,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":)" +
-           std::to_string(usage.prompt_tokens + usage.completion_tokens) + "}";
+           std::to_string(usage.prompt_tokens + usage.completion_tokens);
+    append_sparse_usage(out, usage);
+    out += '}';
   } else {
     out += "null";
   }

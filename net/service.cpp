@@ -19,6 +19,7 @@ void Service::attach(Engine& engine, boost::asio::any_io_executor executor) {
   if (defaults.temperature) rules_.defaults.temperature = *defaults.temperature;
   if (defaults.top_p) rules_.defaults.top_p = *defaults.top_p;
   if (defaults.top_k) rules_.defaults.top_k = *defaults.top_k;
+  rules_.defaults.sparse_kv = engine.options().sparse_kv;
   if (defaults.repetition_penalty) rules_.defaults.repetition_penalty = *defaults.repetition_penalty;
 }
 

@@ -31,7 +31,9 @@ void TextAnswer::append_usage(std::string& out, const actors::Usage& usage) cons
   out += R"({"prompt_tokens":)" + std::to_string(usage.prompt_tokens) + R"(,"completion_tokens":)" +
          std::to_string(usage.completion_tokens) + R"(,"total_tokens":)" +
          std::to_string(usage.prompt_tokens + usage.completion_tokens) +
-         R"(,"prompt_tokens_details":{"cached_tokens":)" + std::to_string(usage.cached_tokens) + "}}";
+         R"(,"prompt_tokens_details":{"cached_tokens":)" + std::to_string(usage.cached_tokens) + "}";
+  append_sparse_usage(out, usage);
+  out += '}';
 }
 
 void TextAnswer::append_logprobs(std::string& out, std::span<const actors::TokenInfo> tokens,
@@ -129,6 +131,8 @@ std::string TextAnswer::on_finished(std::size_t index, const actors::ChoiceFinis
   choice.finish_reason = finish_reason_text(finished.reason);
   if (finished.choice == 0) usage_.cached_tokens += finished.usage.cached_tokens;  // the choices of a prompt share it
   usage_.completion_tokens += finished.usage.completion_tokens;
+  usage_.sparsified |= finished.usage.sparsified;
+  usage_.evicted_tokens += finished.usage.evicted_tokens;
   const bool first = !std::exchange(choice.begun, true);
   const std::string text = first ? echoes_[index] : std::string();
   if (!streaming) {

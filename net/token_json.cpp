@@ -41,4 +41,10 @@ void append_logprob_entries(std::string& out, const model::Tokenizer* tokenizer,
   }
 }
 
+void append_sparse_usage(std::string& out, const actors::Usage& usage) {
+  if (!usage.sparsified) return;
+  out += R"(,"sparse_kv_cache":{"evicted_tokens":)" + std::to_string(usage.evicted_tokens) + R"(,"exact":)" +
+         (usage.evicted_tokens == 0 ? "true}" : "false}");
+}
+
 }  // namespace spillway::net

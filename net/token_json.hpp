@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Log probabilities as the API's endpoints write them.
+// Parts of answers that the API's endpoints have in common: log probabilities, and what sparsification did.
 
 #include <span>
 #include <string>
@@ -17,5 +17,9 @@ namespace spillway::net {
 /// Entries of {"token","logprob","bytes","top_logprobs"}, separated by commas: chat and Responses.
 void append_logprob_entries(std::string& out, const model::Tokenizer* tokenizer,
                             std::span<const actors::TokenInfo> tokens);
+
+/// ,"sparse_kv_cache":{"evicted_tokens","exact"} behind the other members of a usage; nothing for a request that was
+/// not sparsified.
+void append_sparse_usage(std::string& out, const actors::Usage& usage);
 
 }  // namespace spillway::net

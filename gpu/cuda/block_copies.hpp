@@ -31,8 +31,9 @@ class BlockCopies {
   BlockCopies(const BlockCopies&) = delete;
   BlockCopies& operator=(const BlockCopies&) = delete;
 
-  /// Enqueues behind `after` (null: at once). Errors: kInvalidArgument names a block out of range, kQueueFull,
-  /// kDeviceFailed.
+  /// Errors: kInvalidArgument names a block out of range, kQueueFull.
+  [[nodiscard]] Result<void> check(const CopyPlan& plan) const;
+  /// Enqueues behind `after` (null: at once). Errors: those of check.
   [[nodiscard]] Result<Ticket> copy(const CopyPlan& plan, cudaEvent_t after);
 
   /// The stream waits for this copy and those before it.
@@ -49,7 +50,6 @@ class BlockCopies {
 
  private:
   explicit BlockCopies(const BlockPools& pools) : pools_(pools) {}
-  [[nodiscard]] Result<void> check(const CopyPlan& plan) const;
   /// Notes the plan's blocks as stream `own`'s; the last copy of any of them on the other stream.
   [[nodiscard]] Ticket order(const CopyPlan& plan, std::size_t own, Ticket ticket);
   void enqueue(const CopyPlan& plan, cudaStream_t stream) const;

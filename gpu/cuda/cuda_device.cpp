@@ -35,13 +35,17 @@ std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) /
 struct StepSlot {
   Memory inputs;            // pinned
   StepInputs host;
+  Memory arrived_inputs;    // the same on the device
+  StepInputs arrived;
+  Memory left_results;      // on the device, on their way to `results`
   Memory results;           // pinned
   SampledRow* rows = nullptr;
   std::int32_t* top_tokens = nullptr;
   float* top_logprobs = nullptr;
   Memory emptied;           // pinned; [table entries] only where sequences may be sparsified
   std::vector<float> logits;  // only for the tests' hook
-  cudaEvent_t begin = nullptr, end = nullptr;
+  cudaEvent_t begin = nullptr, end = nullptr;  // of the computation
+  cudaEvent_t inputs_there = nullptr, done = nullptr;  // done: the results are in pinned memory
 
   Ticket ticket = 0;
   StepPlan plan;            // keeps what pageable copies read
@@ -63,6 +67,8 @@ class CudaDevice final : public RankDevice {
   StepResult take(Ticket ticket) override;
   Result<Ticket> copy(CopyPlan plan) override;
   bool poll() noexcept override;
+  Result<void> admits(const StepPlan& plan) const override;
+  Result<void> admits(const CopyPlan& plan) const override;
   void fail(const Error& why) override {
     if (collective_ != nullptr) collective_->abort();
     lose(why);
@@ -94,6 +100,7 @@ class CudaDevice final : public RankDevice {
   std::uint32_t vocab_ = 0;
 
   cudaStream_t compute_ = nullptr;
+  cudaStream_t inputs_stream_ = nullptr, results_stream_ = nullptr;  // over the link, beside computation
 
   CudaModel model_;
   StepGeometry geometry_;
@@ -117,7 +124,8 @@ class CudaDevice final : public RankDevice {
 };
 
 CudaDevice::~CudaDevice() {
-  if (compute_ != nullptr) (void)cudaStreamSynchronize(compute_);
+  for (const cudaStream_t stream : {compute_, results_stream_})
+    if (stream != nullptr) (void)cudaStreamSynchronize(stream);
   if (kernel_trace_ != nullptr) kernel_trace_->finish(cuda_.on_span);
   copies_.reset();
   graphs_.reset();
@@ -125,9 +133,12 @@ CudaDevice::~CudaDevice() {
   for (StepSlot& slot : slots_) {
     if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
     if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
+    if (slot.inputs_there != nullptr) (void)cudaEventDestroy(slot.inputs_there);
+    if (slot.done != nullptr) (void)cudaEventDestroy(slot.done);
   }
   if (origin_ != nullptr) (void)cudaEventDestroy(origin_);
-  if (compute_ != nullptr) (void)cudaStreamDestroy(compute_);
+  for (const cudaStream_t stream : {compute_, inputs_stream_, results_stream_})
+    if (stream != nullptr) (void)cudaStreamDestroy(stream);
 }
 
 Result<void> CudaDevice::open(const model::ModelSpec& spec) {
@@ -180,8 +191,13 @@ Result<void> CudaDevice::open(const model::ModelSpec& spec) {
                                          " queries a KV head; sparsified sequences on CUDA take up to " +
                                          std::to_string(kMostQueries)};
   }
-  if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking), "stream"); !done)
-    return done;
+  int lowest = 0, highest = 0;
+  (void)cudaDeviceGetStreamPriorityRange(&lowest, &highest);
+  for (cudaStream_t* stream : {&compute_, &inputs_stream_, &results_stream_}) {
+    const int priority = stream == &compute_ ? lowest : highest;
+    if (Result<void> done = check_cuda(cudaStreamCreateWithPriority(stream, cudaStreamNonBlocking, priority), "stream"); !done)
+      return done;
+  }
   return {};
 }
 
@@ -278,10 +294,17 @@ Result<void> CudaDevice::make_slots() {
     if (!inputs) return inputs.error();
     slot.inputs = std::move(*inputs);
     slot.host = StepInputs::at(slot.inputs.data(), step_limits_);
+    Result<Memory> arrived = Memory::device(StepInputs::bytes_needed(step_limits_), "a step's inputs");
+    if (!arrived) return arrived.error();
+    slot.arrived_inputs = std::move(*arrived);
+    slot.arrived = StepInputs::at(slot.arrived_inputs.data(), step_limits_);
     const std::size_t row_bytes = (seqs * sizeof(SampledRow) + 15) / 16 * 16;
     Result<Memory> results = Memory::pinned(row_bytes + seqs * kTopMax * 8, "a step's results");
     if (!results) return results.error();
     slot.results = std::move(*results);
+    Result<Memory> left = Memory::device(slot.results.bytes(), "a step's results");
+    if (!left) return left.error();
+    slot.left_results = std::move(*left);
     slot.rows = slot.results.as<SampledRow>();
     slot.top_tokens = reinterpret_cast<std::int32_t*>(slot.results.as<char>() + row_bytes);
     slot.top_logprobs = reinterpret_cast<float*>(slot.top_tokens + seqs * kTopMax);
@@ -293,6 +316,8 @@ Result<void> CudaDevice::make_slots() {
     }
     for (cudaEvent_t* event : {&slot.begin, &slot.end})
       if (Result<void> done = check_cuda(cudaEventCreate(event), "event"); !done) return done;
+    for (cudaEvent_t* event : {&slot.inputs_there, &slot.done})
+      if (Result<void> done = check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event"); !done) return done;
   }
   Result<std::unique_ptr<BlockCopies>> copies =
       BlockCopies::create({pool_.as<char>(), host_pool_.as<char>(), info_.kv_block_bytes, info_.num_blocks, info_.num_host_blocks},
@@ -390,9 +415,9 @@ void CudaDevice::lose(const Error& why) {
   if (lost_.empty()) lost_ = info_.name + " failed: " + why.message;
 }
 
-Result<Ticket> CudaDevice::submit(StepPlan plan) {
+Result<void> CudaDevice::admits(const StepPlan& plan) const {
   if (!lost_.empty()) return Error{Errc::kDeviceFailed, lost_};
-  if (Result<void> valid = validate_plan(plan, limits_); !valid) return valid.error();
+  if (Result<void> valid = validate_plan(plan, limits_); !valid) return valid;
   if (sparse_ != nullptr) {
     if (const std::string wrong = unsupported_sparse(plan, sparse_->slots_max()); !wrong.empty())
       return Error{Errc::kInvalidArgument, "step " + std::to_string(plan.step) + ": " + wrong};
@@ -410,6 +435,11 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
                                              std::to_string(plan.wait_for_copy) + ", the last one submitted is " +
                                              std::to_string(copies_->last())};
   }
+  return {};
+}
+
+Result<Ticket> CudaDevice::submit(StepPlan plan) {
+  if (Result<void> good = admits(plan); !good) return good.error();
   (void)cudaSetDevice(cuda_.ordinal);
   const Ticket ticket = ++last_step_;
   StepSlot& slot = slots_[ticket % slots_.size()];
@@ -419,7 +449,6 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   nvtxRangePushA(("step " + std::to_string(p.step)).c_str());
 
   copies_->hold(compute_, p.wait_for_copy);
-  (void)cudaEventRecord(slot.begin, compute_);
   for (const RowInit& init : p.row_inits) {
     const auto row = static_cast<std::uint32_t>(init.row);
     rows_[row] = {init.params, init.choice};
@@ -438,20 +467,33 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
     wants_top |= slot.logprobs.back() > 0;
   }
 
-  launch_pinned_copies(copies_of(slot.host, inputs_, shape), compute_);
+  launch_pinned_copies(copies_of(slot.host, slot.arrived, shape), inputs_stream_);
+  (void)cudaEventRecord(slot.inputs_there, inputs_stream_);
+  (void)cudaStreamWaitEvent(compute_, slot.inputs_there, 0);
+  (void)cudaEventRecord(slot.begin, compute_);
+  launch_pinned_copies(copies_of(slot.arrived, inputs_, shape), compute_);
   if (ticket == cuda_.fault_at_step) launch_fault(compute_);
   enqueue(slot, shape, bucket);
   const std::size_t samples = slot.sampled.size();
   const std::size_t tops = wants_top ? samples * kTopMax * 4 : 0;
-  launch_pinned_copies(std::array<PinnedCopy, 3>{{{forward_->results(), slot.rows, samples * sizeof(SampledRow)},
-                                                  {forward_->top_tokens(), slot.top_tokens, tops},
-                                                  {forward_->top_logprobs(), slot.top_logprobs, tops}}},
+  const auto left = [&slot](const void* pinned) {  // the same place on the device
+    return slot.left_results.as<char>() + (static_cast<const char*>(pinned) - slot.results.as<char>());
+  };
+  launch_pinned_copies(std::array<PinnedCopy, 3>{{{forward_->results(), left(slot.rows), samples * sizeof(SampledRow)},
+                                                  {forward_->top_tokens(), left(slot.top_tokens), tops},
+                                                  {forward_->top_logprobs(), left(slot.top_logprobs), tops}}},
                        compute_);
   if (cuda_.on_logits && samples > 0) {
     (void)cudaMemcpyAsync(slot.logits.data(), forward_->logits(), samples * vocab_ * 4, cudaMemcpyDeviceToHost,
                           compute_);
   }
   (void)cudaEventRecord(slot.end, compute_);
+  (void)cudaStreamWaitEvent(results_stream_, slot.end, 0);
+  launch_pinned_copies(std::array<PinnedCopy, 3>{{{left(slot.rows), slot.rows, samples * sizeof(SampledRow)},
+                                                  {left(slot.top_tokens), slot.top_tokens, tops},
+                                                  {left(slot.top_logprobs), slot.top_logprobs, tops}}},
+                       results_stream_);
+  (void)cudaEventRecord(slot.done, results_stream_);
   nvtxRangePop();
   if (Result<void> good = forward_->status(); !good) {
     // The step counts as submitted: poll() ends it, failed, with all that are under way.
@@ -533,12 +575,17 @@ StepResult CudaDevice::take(Ticket ticket) {
   return result;
 }
 
-Result<Ticket> CudaDevice::copy(CopyPlan plan) {
+Result<void> CudaDevice::admits(const CopyPlan& plan) const {
   if (!lost_.empty()) return Error{Errc::kDeviceFailed, lost_};
   if (plan.wait_for_step > last_step_) {
     return Error{Errc::kInvalidArgument, "a copy waits for step ticket " + std::to_string(plan.wait_for_step) +
                                              ", the last one submitted is " + std::to_string(last_step_)};
   }
+  return copies_->check(plan);
+}
+
+Result<Ticket> CudaDevice::copy(CopyPlan plan) {
+  if (Result<void> good = admits(plan); !good) return good.error();
   (void)cudaSetDevice(cuda_.ordinal);
   const bool waits = plan.wait_for_step > done_step_;
   nvtxRangePushA("copy of blocks");
@@ -571,7 +618,7 @@ bool CudaDevice::poll() noexcept {
   }
   while (done_step_ < last_step_) {
     StepSlot& slot = slots_[(done_step_ + 1) % slots_.size()];
-    if (!passed(slot.end)) break;
+    if (!passed(slot.done)) break;
     results_.emplace_back(slot.ticket, collect(slot));
     tell_span("step", slot.begin, slot.end);
     ++done_step_;
@@ -588,6 +635,9 @@ Result<std::unique_ptr<RankDevice>> create_rank_device(const CreateArgs& args, c
   if (options.max_num_seqs == 0) return refuse("max_num_seqs must be at least 1");
   if (options.max_num_batched_tokens == 0) return refuse("max_num_batched_tokens must be at least 1");
   if (options.max_steps_in_flight == 0) return refuse("max_steps_in_flight must be at least 1");
+  if (options.sparse_kv) {
+    return Error{Errc::kUnsupported, "--sparse-kv-cache-method is not supported on CUDA: use --device host, or method none"};
+  }
   const model::ModelSpec& spec = *args.spec;
   if (spec.position == model::PositionKind::kLearned && !args.cuda->dummy_weights) {
     const std::uint64_t rows = args.weights->position_embedding.rows();

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// CudaDevice: an NVIDIA GPU as a Device. One stream computes, one copies blocks; what is under way is found done
-// by events that poll() asks about. After create() nothing is allocated, no default stream is used and nobody
-// waits for the device.
+// CudaDevice: an NVIDIA GPU as a Device. One stream computes, others bring a step's inputs and results and copy blocks; what
+// is under way is found done by events that poll() asks about. After create() nothing is allocated, no default stream is
+// used and nobody waits for the device.
 //
-//   submit   fill the step's pinned inputs -> copy -> replay a graph (decoding only) or launch -> copy results
+//   submit   fill the step's pinned inputs -> over the link, beside earlier steps -> into place -> replay a graph (decoding
+//            only) or launch -> results aside -> over the link, beside later steps
 //   poll     the oldest step's event has passed -> its result is read from pinned memory -> the sink hears of it
 //
 // A token drawn in step k is fed to step k+1 on the device (token_from_row), so that k+1 is submitted before the
@@ -21,6 +22,9 @@ namespace spillway::gpu::cuda {
 /// A device that is one rank of several, or all there is.
 class RankDevice : public Device {
  public:
+  /// Why submit or copy would refuse this now.
+  [[nodiscard]] virtual Result<void> admits(const StepPlan& plan) const = 0;
+  [[nodiscard]] virtual Result<void> admits(const CopyPlan& plan) const = 0;
   /// Everything under way, and whatever comes, fails for this reason.
   virtual void fail(const Error& why) = 0;
 };

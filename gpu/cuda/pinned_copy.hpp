@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Copies of a few kilobytes between pinned host memory and the device by a kernel: a step's inputs and results must
-// not queue in a copy engine behind blocks of the KV cache, which made a step wait for 10 ms and more on an H100.
+// Copies of a few kilobytes between pinned host memory and the device, or within it, by a kernel: a step's inputs and results
+// must not queue in a copy engine behind blocks of the KV cache, which made a step wait for 15 ms on an H100.
 
 #include <cuda_runtime_api.h>
 

@@ -72,11 +72,10 @@ std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const Ste
   const auto part = [](const auto* source, auto* target, std::size_t count) {
     return PinnedCopy{source, target, count * sizeof *source};
   };
-  const auto items = static_cast<std::size_t>(*from.num_items);
   return {part(from.num_items, to.num_items, 1),
           part(from.samples, to.samples, shape.samples),
           part(from.sample_rows, to.sample_rows, shape.samples),
-          part(from.items, to.items, items),
+          part(from.items, to.items, shape.items),
           part(from.tiles, to.tiles, shape.tiles),
           part(from.tokens, to.tokens, shape.rows),
           part(from.from_row, to.from_row, shape.rows),
@@ -182,6 +181,7 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
   }
   *in.num_items = static_cast<std::int32_t>(num_items);
   if (shape.sparse.sequences > 0) *in.num_sparse = static_cast<std::int32_t>(shape.sparse.sequences);
+  shape.items = num_items;
 
   for (std::uint32_t at = plan.total_tokens(); at < shape.rows; ++at) {
     in.tokens[at] = 0;

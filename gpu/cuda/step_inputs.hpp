@@ -2,8 +2,8 @@
 #pragma once
 
 // StepInputs: what a step's kernels read that changes from step to step, as arrays at fixed places, so that a
-// captured graph finds them. The host fills a pinned copy, one for each step in flight; a kernel brings what is used of it
-// to the device on the compute stream.
+// captured graph finds them. The host fills a pinned copy, one for each step in flight; what is used of it goes to the
+// device while earlier steps run, and from there into place on the compute stream.
 
 #include <array>
 #include <cstddef>
@@ -55,13 +55,14 @@ struct StepShape {
   std::uint32_t rows = 0;          // tokens, with padding
   std::uint32_t samples = 0;       // rows of logits, with padding
   std::uint32_t decode_items = 0;  // blocks to launch a KV head; 0: none
+  std::uint32_t items = 0;         // of them, those that have something to do
   std::uint32_t tiles = 0;
   bool row_attention = false;
   std::uint32_t table_entries = 0;
   SparseShape sparse;
 };
 
-/// What brings a step's inputs from the host's arrays to the device's: of each array what the step uses.
+/// What brings a step's inputs from one place to another: of each array what the step uses.
 inline constexpr std::size_t kInputArrays = 11;
 [[nodiscard]] std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const StepInputs& to,
                                                              const StepShape& shape);

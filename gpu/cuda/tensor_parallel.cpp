@@ -117,16 +117,15 @@ class TensorParallelDevice final : public Device {
   StepResult take(Ticket ticket) override { return leader_->take(ticket); }
 
   Result<Ticket> submit(StepPlan plan) override {
-    Result<Ticket> ticket = leader_->submit(plan);  // refuses what every rank would
-    if (ticket.ok())
-      for (auto& follower : followers_) follower->plans.push(plan);
-    return ticket;
+    if (Result<void> good = leader_->admits(plan); !good) return good.error();
+    // The others first: the leader's launches may wait for theirs.
+    for (auto& follower : followers_) follower->plans.push(plan);
+    return leader_->submit(std::move(plan));
   }
   Result<Ticket> copy(CopyPlan plan) override {
-    Result<Ticket> ticket = leader_->copy(plan);
-    if (ticket.ok())
-      for (auto& follower : followers_) follower->plans.push(plan);
-    return ticket;
+    if (Result<void> good = leader_->admits(plan); !good) return good.error();
+    for (auto& follower : followers_) follower->plans.push(plan);
+    return leader_->copy(std::move(plan));
   }
   bool poll() noexcept override {
     for (auto& follower : followers_) {

@@ -74,9 +74,12 @@ struct SlotTask {
   std::uint32_t group = 1;
   std::uint32_t span = 0;    // slots
   float first_position = 0;  // attended to: tokens of this position and later ones
+  const float* sink_q = nullptr;  // not null: the query as tokens at positions below `sinks` see it; they are in the
+                                  // first partition
+  float sinks = 0;
+  float* packed_sink_q = nullptr;  // working memory with sink_q: [group * head_dim]
   ScoreUpdate update = ScoreUpdate::kNone;
-  float* weights =
-      nullptr;  // working memory: [group][whole partitions of the span]; unused without an update
+  float* weights = nullptr;  // working memory: [group][whole partitions of the span]; unused without an update
 };
 
 /// The attention that some of a prompt's tokens pay, added to the scores of its slots, row by row in order.

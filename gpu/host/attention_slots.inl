@@ -86,12 +86,30 @@ SPW_INLINE void keep_weights(const SlotRows& rows, std::uint32_t row, const floa
     store16(rows.weights + row * rows.weights_stride + g * 16, load16(p + g * 16));
 }
 
+/// Scores of the sinks, which see another query, in place of those in `scores`.
+template <KvDType T, int RB>
+void score_sinks(const SlotTask& task, const Partition& partition, const float* positions, const float* sink_q,
+                 float* scores) {
+  const V16 limit = set16(task.sinks);
+  float own[RB * kPartitionSlots];
+  const auto groups = (static_cast<std::uint32_t>(task.sinks) + 15) / 16;
+  score_rows<T, RB>(sink_q, task.layout->head_dim, partition.keys, partition.key_stride, 0, groups, own, nullptr);
+  for (std::uint32_t r = 0; r < RB; ++r) {
+    for (std::uint32_t at = r * kPartitionSlots, g = 0; g < groups; ++g)
+      store16(scores + at + g * 16, select_ge16(load16(positions + g * 16), limit, load16(scores + at + g * 16),
+                                                load16(own + at + g * 16)));
+  }
+}
+
+/// sink_q: the rows' queries for sinks, packed as q; null where the partition has none.
 template <KvDType T, int RB>
 void attend_slot_rows(const SlotTask& task, const Partition& partition, const float* positions, std::uint32_t slots,
-                      const float* q, const ScratchView& scratch, const SlotRows& rows, Stream* stream) {
+                      const float* q, const float* sink_q, const ScratchView& scratch, const SlotRows& rows,
+                      Stream* stream) {
   const KvLayout& layout = *task.layout;
   const std::uint32_t groups = (slots + 15) / 16;
   score_rows<T, RB>(q, layout.head_dim, partition.keys, partition.key_stride, 0, groups, scratch.scores, stream);
+  if (sink_q != nullptr) score_sinks<T, RB>(task, partition, positions, sink_q, scratch.scores);
   for (std::uint32_t r = 0; r < RB; ++r) {
     float* p = scratch.scores + r * kPartitionSlots;
     soften_slots(p, positions, task.first_position, groups, &rows.maximum[r], &rows.total[r]);
@@ -171,6 +189,11 @@ void attend_slots(const SlotTask& task, const ScratchView& scratch) {
   reads.partition_end = partitions;
   const bool widened = (T != KvDType::kF32 && rows >= kWidenRows) || layout.block_size < 16;
   pack_queries(reads, scratch.packed_q);
+  if (task.sink_q != nullptr) {
+    AttentionTask sinks = reads;
+    sinks.q = task.sink_q;
+    pack_queries(sinks, task.packed_sink_q);
+  }
   for (std::uint32_t row = 0; row < rows; ++row) clear_state(scratch.sums + row * (padded + 2), padded);
   const bool scores = task.update != ScoreUpdate::kNone;
   const std::size_t stride = std::size_t{partitions} * kPartitionSlots;
@@ -194,15 +217,16 @@ void attend_slots(const SlotTask& task, const ScratchView& scratch) {
       locate<T>(reads, index, 0, (slots + 15) / 16, &partition);
     }
     const float* q = scratch.packed_q;
+    const float* sink_q = index == 0 && task.sink_q != nullptr ? task.packed_sink_q : nullptr;
     for (std::uint32_t row = 0; row < rows;) {
       const std::uint32_t count = block_rows(rows - row);
       float maximum[kBlockRows], total[kBlockRows];
       const SlotRows kept = {scores ? task.weights + row * stride + base : nullptr, stride, maximum, total};
       with_rows(count, [&](auto n) {
         if (widened) {
-          attend_slot_rows<KvDType::kF32, n>(task, partition, positions, slots, q, scratch, kept, nullptr);
+          attend_slot_rows<KvDType::kF32, n>(task, partition, positions, slots, q, sink_q, scratch, kept, nullptr);
         } else {
-          attend_slot_rows<T, n>(task, partition, positions, slots, q, scratch, kept, row == 0 ? &stream : nullptr);
+          attend_slot_rows<T, n>(task, partition, positions, slots, q, sink_q, scratch, kept, row == 0 ? &stream : nullptr);
         }
       });
       for (std::uint32_t r = 0; r < count; ++r) {
@@ -210,6 +234,7 @@ void attend_slots(const SlotTask& task, const ScratchView& scratch) {
         if (scores) maxima[index * rows + row + r] = maximum[r];
       }
       q += count * layout.head_dim;
+      if (sink_q != nullptr) sink_q += count * layout.head_dim;
       row += count;
     }
   }

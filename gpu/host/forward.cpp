@@ -92,10 +92,14 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
                 static_cast<std::size_t>(model.spec.embedding_size),
                 model.project_in.needs_quantized() || model.lm_head.needs_quantized(), false) {
   const std::uint32_t group = static_cast<std::uint32_t>(model.spec.num_heads) / layout.num_kv_heads;
-  if (layout.slots_offset > 0)
+  if (layout.slots_offset > 0) {
     slots_ =
         SparseSlots(layout, attention_kernels_, group, static_cast<std::uint32_t>(model.spec.sliding_window),
                     threads_, limits.max_model_len);
+    sink_cosine_.resize(cosine_.size());
+    sink_sine_.resize(cosine_.size());
+    sink_q_.resize(limits.max_tokens * q_size_);
+  }
   scratch_.reserve(threads_);
   for (std::uint32_t i = 0; i < threads_; ++i) scratch_.emplace_back(layout, group);
   tokens_.reserve(limits.max_tokens);
@@ -104,8 +108,9 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
 
 std::size_t Forward::activation_bytes() const noexcept {
   const std::size_t floats = x_.size() + y_.size() + qkv_.size() + up_.size() + logits_.size() +
-                             cosine_.size() + sine_.size() + normed_.rows.size() + attended_.rows.size() +
-                             activated_.rows.size() + embedded_.rows.size();
+                             cosine_.size() + sine_.size() + 2 * sink_cosine_.size() + sink_q_.size() +
+                             normed_.rows.size() + attended_.rows.size() + activated_.rows.size() +
+                             embedded_.rows.size();
   return floats * sizeof(float) + normed_.quantized.bytes() + attended_.quantized.bytes() +
          activated_.quantized.bytes() + embedded_.quantized.bytes() + normed_.rounded.bytes() +
          attended_.rounded.bytes() + activated_.rounded.bytes() + panels_.bytes();
@@ -260,10 +265,17 @@ void Forward::embed(TeamMember& member, PhaseTimer& timer) {
       model_.position_embedding.embed_row(position, normed_.row(row));
       row_kernels_.add(x, normed_.row(row), hidden_);
     } else {
-      for (std::size_t i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(place.position) * spec.rope.inv_freq[i];
-        cosine_[row * half + i] = std::cos(angle);
-        sine_[row * half + i] = std::sin(angle);
+      const auto turn = [&](std::uint32_t position, float* cosine, float* sine) {
+        for (std::size_t i = 0; i < half; ++i) {
+          const float angle = static_cast<float>(position) * spec.rope.inv_freq[i];
+          cosine[i] = std::cos(angle);
+          sine[i] = std::sin(angle);
+        }
+      };
+      turn(place.position, cosine_.data() + row * half, sine_.data() + row * half);
+      if (slots_.rotates(place.sparse)) {
+        turn(slots_.cache_position(place.sparse), sink_cosine_.data() + row * half,
+             sink_sine_.data() + row * half);
       }
     }
     normalize(pre ? model_.layers[0].attn_norm : HostNorm{}, x, normed_.row(row));
@@ -283,14 +295,21 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
     float* q = qkv_.data() + row * stride;
     float* k = q + q_size_;
     const float* v = k + kv_size_;
-    const auto turn = [&](float* heads, std::size_t size, const std::vector<float>& norm) {
+    const auto turn = [&](float* heads, std::size_t size, const std::vector<float>& norm,
+                          const std::vector<float>& cosine, const std::vector<float>& sine) {
       for (float* head = heads; head < heads + size; head += head_dim) {
         if (!norm.empty()) row_kernels_.rms_norm(head, norm.data(), spec.norm_eps, head, head_dim);
-        if (half > 0) row_kernels_.rotate(head, cosine_.data() + row * half, sine_.data() + row * half, half);
+        if (half > 0) row_kernels_.rotate(head, cosine.data() + row * half, sine.data() + row * half, half);
       }
     };
-    turn(q, q_size_, weights.q_norm);
-    turn(k, kv_size_, weights.k_norm);
+    if (slots_.rotates(place.sparse)) {
+      float* sink_q = sink_q_.data() + row * q_size_;
+      std::copy_n(q, q_size_, sink_q);
+      turn(sink_q, q_size_, weights.q_norm, sink_cosine_, sink_sine_);
+      row_kernels_.scale(sink_q, q_scale, q_size_);
+    }
+    turn(q, q_size_, weights.q_norm, cosine_, sine_);
+    turn(k, kv_size_, weights.k_norm, cosine_, sine_);
     row_kernels_.scale(q, q_scale, q_size_);
     if (place.sparse != SequenceStep::kExact) {
       for (std::uint32_t h = 0; h < layout_.num_kv_heads; ++h) {
@@ -348,7 +367,7 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
   AttentionPlan& plan = last ? last_attention_plan_ : attention_plan_;
   plan.run(member, attention_kernels_, pool, layer, qkv_.data(), stride, attended_.rows.data(), q_size_,
            scratch_[member.index()].view());
-  slots_.attend(member, pool, layer, qkv_.data(), stride, attended_.rows.data(), q_size_,
+  slots_.attend(member, pool, layer, {qkv_.data(), stride, sink_q_.data(), attended_.rows.data(), q_size_},
                 scratch_[member.index()].view());
   member.barrier();
   timer.mark(member, Phase::kAttention);

@@ -124,16 +124,19 @@ class Forward {
   SparseSlots slots_;                                   // of the step's sparsified sequences
   AlignedRows panels_;                                  // working memory of prompt kernels, [members]
 
-  std::vector<float> x_;              // [tokens, hidden] residual stream
-  std::vector<float> y_;              // [tokens, hidden] a block's output
-  std::vector<float> qkv_;            // [tokens, q + 2 kv]
-  std::vector<float> up_;             // [tokens, up rows]
-  std::vector<float> logits_;         // [samples, vocab]
-  std::vector<float> cosine_, sine_;  // [tokens, rotary / 2]
-  Input normed_;                      // [tokens, hidden]
-  Input attended_;                    // [tokens, q]
-  Input activated_;                   // [tokens, intermediate]
-  Input embedded_;                    // [tokens, embedding], only with project_in or project_out
+  std::vector<float> x_;                        // [tokens, hidden] residual stream
+  std::vector<float> y_;                        // [tokens, hidden] a block's output
+  std::vector<float> qkv_;                      // [tokens, q + 2 kv]
+  std::vector<float> up_;                       // [tokens, up rows]
+  std::vector<float> logits_;                   // [samples, vocab]
+  std::vector<float> cosine_, sine_;            // [tokens, rotary / 2]
+  std::vector<float> sink_cosine_, sink_sine_;  // the same at their cache positions; empty unless sequences
+                                                // may be sparsified
+  std::vector<float> sink_q_;  // [tokens, q]: queries as sinks see them
+  Input normed_;               // [tokens, hidden]
+  Input attended_;             // [tokens, q]
+  Input activated_;            // [tokens, intermediate]
+  Input embedded_;             // [tokens, embedding], only with project_in or project_out
 };
 
 }  // namespace spillway::gpu::host

@@ -186,6 +186,7 @@ class HostDeviceImpl final : public HostDevice {
     info_.kv_block_bytes = layout.block_bytes;
     info_.num_blocks = pool.num_blocks();
     info_.num_host_blocks = host_pool.num_blocks();
+    info_.rotates_to_cache = model.spec.position == model::PositionKind::kRotary;
     limits_.max_num_seqs = options.max_num_seqs;
     limits_.max_num_batched_tokens = options.max_num_batched_tokens;
     limits_.max_model_len = options.max_model_len;

@@ -25,6 +25,7 @@ SparseSlots::SparseSlots(const KvLayout& layout, const AttentionKernels& kernels
   const std::size_t partitions = (std::size_t{max_model_len} + kPartitionSlots - 1) / kPartitionSlots;
   const std::size_t rows = std::max(group, kBlockRows);
   for (Scratch& scratch : scratch_) {
+    scratch.sink_q.resize(std::size_t{group} * layout.head_dim);
     scratch.weights.resize(rows * partitions * (kPartitionSlots + 2));
     scratch.positions.resize(whole_groups(max_model_len) + 16);
     scratch.scores.resize(scratch.positions.size());
@@ -84,8 +85,8 @@ SlotPlace SparseSlots::take_slot(std::byte* pool, std::uint32_t number, std::uin
   return {pool + block * layout_->block_bytes, slot % size};
 }
 
-void SparseSlots::attend(TeamMember& member, std::byte* pool, std::uint32_t layer, const float* q,
-                         std::size_t q_stride, float* out, std::size_t out_stride, const ScratchView& view) {
+void SparseSlots::attend(TeamMember& member, std::byte* pool, std::uint32_t layer, const Rows& rows,
+                         const ScratchView& view) {
   if (sequences_.empty()) return;
   const std::uint32_t heads = layout_->num_kv_heads;
   const std::size_t width = std::size_t{group_} * layout_->head_dim;
@@ -93,28 +94,34 @@ void SparseSlots::attend(TeamMember& member, std::byte* pool, std::uint32_t laye
   member.for_chunks(static_cast<std::uint32_t>(sequences_.size()) * heads, [&](std::uint32_t i) {
     const Sequence& sequence = sequences_[i / heads];
     const std::uint32_t head = i % heads;
-    const float* rows = q + sequence.row * q_stride + head * width;
     if (sequence.in_prompt) {
-      score_prompt(sequence, pool, layer, head, rows, q_stride, scratch, view);
+      const float* q = rows.q + sequence.row * rows.q_stride + head * width;
+      score_prompt(sequence, pool, layer, head, q, rows.q_stride, scratch, view);
     } else {
-      const std::uint32_t row = layer + 1 == layout_->num_layers ? sequence.last_row : sequence.row;
-      attend_token(sequence, pool, layer, head, rows, out + row * out_stride + head * width, scratch, view);
+      attend_token(sequence, pool, layer, head, rows, scratch, view);
     }
   });
 }
 
 void SparseSlots::attend_token(const Sequence& sequence, std::byte* pool, std::uint32_t layer,
-                               std::uint32_t head, const float* q, float* out, Scratch& scratch,
+                               std::uint32_t head, const Rows& rows, Scratch& scratch,
                                const ScratchView& view) const {
   const std::uint32_t position = sequence.first_position;
+  const std::size_t width = std::size_t{group_} * layout_->head_dim;
+  const std::uint32_t out_row = layer + 1 == layout_->num_layers ? sequence.last_row : sequence.row;
   SlotTask task;
   task.layout = layout_;
   task.k_pool = pool + layout_->k_offset(layer, head);
   task.v_pool = pool + layout_->v_offset(layer, head);
   task.positions_pool = pool + layout_->position_offset(layer, head);
   task.blocks = sequence.blocks;
-  task.q = q;
-  task.out = out;
+  task.q = rows.q + sequence.row * rows.q_stride + head * width;
+  task.out = rows.out + out_row * rows.out_stride + head * width;
+  if (sequence.step->params.rotate_to_cache) {
+    task.sink_q = rows.sink_q + sequence.row * width * layout_->num_kv_heads + head * width;
+    task.sinks = static_cast<float>(sequence.step->params.sinks);
+    task.packed_sink_q = scratch.sink_q.data();
+  }
   task.group = group_;
   task.span = sequence.step->span;
   task.first_position =

@@ -47,10 +47,28 @@ class SparseSlots {
   [[nodiscard]] SlotPlace take_slot(std::byte* pool, std::uint32_t sequence, std::uint32_t position,
                                     std::uint32_t layer, std::uint32_t kv_head) const;
 
-  /// One layer: generated tokens attend, and all tokens' attention enters the scores. q [rows][heads *
-  /// head_dim], rotated and scaled; out likewise. Complete after the next barrier.
-  void attend(TeamMember& member, std::byte* pool, std::uint32_t layer, const float* q, std::size_t q_stride,
-              float* out, std::size_t out_stride, const ScratchView& scratch);
+  /// The place that the token has among the live ones, which is its position for sinks when positions count
+  /// those. Requires attends(sequence).
+  [[nodiscard]] std::uint32_t cache_position(std::uint32_t sequence) const noexcept {
+    return sequences_[sequence].step->live + sequences_[sequence].step->evict - 1;
+  }
+  /// Sinks see its query at cache_position().
+  [[nodiscard]] bool rotates(std::uint32_t sequence) const noexcept {
+    return attends(sequence) && sequences_[sequence].step->params.rotate_to_cache;
+  }
+
+  /// What attend() reads and writes: rows of the step's tokens.
+  struct Rows {
+    const float* q = nullptr;  // [rows][heads * head_dim], rotated and scaled
+    std::size_t q_stride = 0;
+    const float* sink_q = nullptr;  // [rows][heads * head_dim]: the same, rotated for sinks
+    float* out = nullptr;           // [rows][heads * head_dim]
+    std::size_t out_stride = 0;
+  };
+  /// One layer: generated tokens attend, and all tokens' attention enters the scores. Complete after the next
+  /// barrier.
+  void attend(TeamMember& member, std::byte* pool, std::uint32_t layer, const Rows& rows,
+              const ScratchView& scratch);
 
   /// After the last layer's attention: chooses victims and packs.
   void evict(TeamMember& member, std::byte* pool);
@@ -71,6 +89,7 @@ class SparseSlots {
   };
   /// One member's working memory.
   struct Scratch {
+    std::vector<float> sink_q;             // as SlotTask wants it
     std::vector<float> weights;            // as SlotTask and PromptScoreTask want it
     std::vector<float> positions, scores;  // [span in whole groups of 16]
     std::vector<std::uint32_t> victims;
@@ -79,7 +98,7 @@ class SparseSlots {
   [[nodiscard]] float* fields(std::byte* pool, const Sequence& sequence, std::uint32_t slot,
                               std::uint32_t unit) const;
   void attend_token(const Sequence& sequence, std::byte* pool, std::uint32_t layer, std::uint32_t head,
-                    const float* q, float* out, Scratch& scratch, const ScratchView& view) const;
+                    const Rows& rows, Scratch& scratch, const ScratchView& view) const;
   void score_prompt(const Sequence& sequence, std::byte* pool, std::uint32_t layer, std::uint32_t head,
                     const float* q, std::size_t q_stride, Scratch& scratch, const ScratchView& view) const;
   /// The heads [first, first + count) of all layers' decide together.

@@ -23,6 +23,7 @@ SimDevice::SimDevice(DeviceOptions options, std::size_t kv_bytes_per_token, std:
       environment_(std::move(environment)),
       rows_(options.max_num_seqs) {
   info_.name = "sim";
+  info_.rotates_to_cache = true;  // its attention knows no positions
   info_.kv_block_bytes = kv_bytes_per_token * options.block_size;
   info_.num_blocks = static_cast<std::uint32_t>(options.kv_cache_memory_bytes / info_.kv_block_bytes);
   memory_.resize(std::size_t{info_.num_blocks} * options.block_size);

@@ -56,8 +56,9 @@ function on_event(event) {
     const spent = current && current.first ? (performance.now() - current.first) / 1000 : 0;
     if (usage) {
       const speed = spent > 0.05 && usage.output_tokens > 1 ? ` · ${((usage.output_tokens - 1) / spent).toFixed(0)} tokens/s` : "";
+      const forgot = usage.sparse_kv_cache && !usage.sparse_kv_cache.exact ? ` · ${usage.sparse_kv_cache.evicted_tokens} evicted, not exact` : "";
       turn("note", `${usage.output_tokens} tokens${speed} · ${usage.input_tokens_details.cached_tokens} of ` +
-        `${usage.input_tokens} prompt tokens from the cache` + (status === "cancelled" ? " · stopped" : ""));
+        `${usage.input_tokens} prompt tokens from the cache` + forgot + (status === "cancelled" ? " · stopped" : ""));
     }
     if (error) turn("note bad", error.message);
     finish();
@@ -121,9 +122,9 @@ function draw_map(blocks) {
   while (side > 2 && !fits(side)) side -= side > 6 ? 0.5 : 0.25;
   const columns = Math.max(1, Math.floor(width / side)), gap = side > 5 ? 1.5 : side > 3 ? 0.75 : 0;
   const stretch = width / columns;  // fills the whole width
-  const colors = { f: color("--free"), c: color("--cached"), h: color("--held"), s: color("--shared") };
+  const colors = { f: color("--free"), c: color("--cached"), h: color("--held"), s: color("--shared"), e: color("--sparse") };
   let index = 0;
-  for (const [, count, state] of blocks.states.matchAll(/(\d+)([fchs])/g)) {
+  for (const [, count, state] of blocks.states.matchAll(/(\d+)([fchse])/g)) {
     c.fillStyle = colors[state];
     c.beginPath();
     for (const end = index + Number(count); index < end; index++)
@@ -131,6 +132,18 @@ function draw_map(blocks) {
     c.fill();
   }
   $("blocks").textContent = `${blocks.held} of ${blocks.total} blocks live`;
+}
+function short_count(number) {
+  return number < 10000 ? String(number) : number < 1e6 ? (number / 1000).toFixed(number < 1e5 ? 1 : 0) + "k" : (number / 1e6).toFixed(1) + "M";
+}
+function show_slots(slots) {
+  $("slots").hidden = slots.held === 0 && slots.evicted === 0;
+  $("fragmentation").textContent = (100 * slots.fragmentation).toFixed(1) + "%";
+  $("live").textContent = short_count(slots.live);
+  $("holes").textContent = short_count(slots.holes);
+  $("evicted").textContent = short_count(slots.evicted);
+  $("reused").textContent = short_count(slots.reused);
+  for (const element of document.querySelectorAll(".sparse")) element.hidden = slots.evicted === 0;
 }
 function label(seconds) { return seconds < 1 ? `${seconds * 1000} ms` : `${seconds} s`; }
 function draw_histogram(id, counts, bounds) {
@@ -186,6 +199,7 @@ function draw() {
   if (!shown) return;
   draw_spark();
   draw_map(shown.blocks);
+  show_slots(shown.slots);
   draw_histogram("ttft", shown.ttft, shown.bounds_s);
   draw_histogram("itl", shown.itl, shown.bounds_s);
 }

@@ -1,52 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real engine on threads with the host device: one prompt gives the same greedy tokens however it is
 // served.
-#include "actors/engine.hpp"
-
 #include <cstdlib>
-#include <filesystem>
 
-#include "tests/support/catch.hpp"
+#include "tests/actors/engine_fixture.hpp"
 
 namespace spillway {
 namespace {
-
-const std::filesystem::path kModels = std::filesystem::path(SPW_SOURCE_DIR) / "tests/data/models";
-
-std::vector<model::TokenId> some_prompt(std::uint32_t seed, std::uint32_t length, std::int32_t vocab) {
-  std::vector<model::TokenId> tokens;
-  for (std::uint32_t i = 0; i < length; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    tokens.push_back(static_cast<model::TokenId>((seed >> 8) % static_cast<std::uint32_t>(vocab)));
-  }
-  return tokens;
-}
-
-GenerationRequest greedy(std::vector<model::TokenId> prompt, std::int32_t count) {
-  GenerationRequest request{.prompt = std::move(prompt)};
-  request.params.temperature = 0;
-  request.params.max_tokens = count;
-  request.params.ignore_eos = true;
-  return request;
-}
-
-std::unique_ptr<Engine> make(const std::filesystem::path& model,
-                             const std::function<void(EngineOptions&)>& change = {}) {
-  EngineOptions options{.model = model, .kv_cache_memory_bytes = 32 << 20, .threads = 2};
-  if (change) change(options);
-  Result<std::unique_ptr<Engine>> engine = Engine::create(options);
-  if (!engine.ok()) FAIL(engine.error().message);
-  return *std::move(engine);
-}
-
-std::vector<model::TokenId> tokens_of(const Completion& completion, std::size_t choice = 0) {
-  REQUIRE_FALSE(completion.refused.has_value());
-  const CompletedChoice& c = completion.choices.at(choice);
-  REQUIRE_FALSE(c.error.has_value());
-  std::vector<model::TokenId> tokens;
-  for (const TokenInfo& token : c.tokens) tokens.push_back(token.token);
-  return tokens;
-}
 
 /// Serves the same prompt in many ways and wants the same tokens each time.
 void check_all_ways(const std::filesystem::path& path, std::uint32_t length, std::int32_t count) {

@@ -61,6 +61,72 @@ TEST_CASE("forward: every instruction set this machine has agrees with transform
   }
 }
 
+/// Feeds `tokens` to a streaming sequence one by one; the logits after the last.
+std::vector<float> streamed_logits(const model::ModelSpec& spec, const model::Weights& weights,
+                                   const std::vector<TokenId>& tokens, const model::SparseKvParams& params) {
+  std::vector<float> last;
+  DeviceOptions options = small_device();
+  options.sparse_kv = true;
+  HostOptions host;
+  host.threads = 2;
+  host.on_logits = [&last](const StepPlan&, std::uint32_t, std::span<const float> row) {
+    last.assign(row.begin(), row.end());
+  };
+  HostRunner runner(options,
+                    [&](HostRunner::LogitsHook) { return HostDevice::create(spec, weights, options, host); });
+  for (std::uint32_t done = 0, live = 0; done < tokens.size(); ++done) {
+    StepPlan plan;
+    SequenceStep s;
+    s.first_position = done;
+    s.token_count = 1;
+    s.samples = true;
+    s.prompt_count = done == 0 ? 1 : 0;
+    s.sparse = 0;
+    if (done == 0) plan.row_inits.push_back({s.row, Request::greedy_params(), 0, {}, {}});
+    SparseStep sparse;
+    sparse.params = params;
+    sparse.prompt_length = 1;
+    sparse.reuse = done >= params.budget;
+    sparse.span = std::min(done + 1, params.budget);
+    sparse.evict = live + 1 == params.budget ? 1 : 0;
+    sparse.live = live = live + 1 - sparse.evict;
+    plan.sparse.push_back(sparse);
+    plan.tokens.push_back(tokens[done]);
+    s.block_count = (sparse.span + options.block_size - 1) / options.block_size;
+    for (std::uint32_t b = 0; b < s.block_count; ++b) plan.block_table.push_back(BlockId{b});
+    plan.sequences.push_back(s);
+    REQUIRE_FALSE(runner.step(std::move(plan)).failed);
+  }
+  return last;
+}
+
+TEST_CASE("forward: a stream whose positions count live tokens sees sinks and window as one short text") {
+  const model::Model model = load_or_fail(kModels + "llama-gqa");
+  // With one layer a key depends on its token alone, so what was evicted leaves no trace.
+  model::ModelSpec spec = model.spec();
+  model::Weights weights = model.weights();
+  spec.num_layers = 1;
+  weights.layers.resize(1);
+  model::SparseKvParams params;
+  params.method = model::SparseMethod::kStreaming;
+  params.sinks = 3;
+  params.budget = 40;
+  params.rotate_to_cache = true;
+  params = *model::resolve(params, 1);
+  std::vector<TokenId> tokens;
+  for (std::uint32_t i = 0; i < 90; ++i) tokens.push_back(static_cast<TokenId>(i * 37 % 101));
+  const std::vector<float> streamed = streamed_logits(spec, weights, tokens, params);
+
+  Request kept;
+  kept.prompt.assign(tokens.begin(), tokens.begin() + params.sinks);
+  kept.prompt.insert(kept.prompt.end(), tokens.end() - (params.budget - params.sinks), tokens.end());
+  kept.max_tokens = 1;
+  HostRunner runner(spec, weights, small_device(), {});
+  CHECK(relative_error(streamed, runner.run_one(kept).logits[0]) < 1e-5);
+  params.rotate_to_cache = false;
+  CHECK(relative_error(streamed, streamed_logits(spec, weights, tokens, params)) > 1e-3);
+}
+
 TEST_CASE(
     "forward: a row's logits are the same bits alone, in company, in chunks and on any number of threads") {
   const std::string name = GENERATE("llama-gqa", "mistral-window", "opt");

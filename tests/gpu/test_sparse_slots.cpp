@@ -238,8 +238,9 @@ class Bench {
           q.insert(q.end(), token.q.begin() + static_cast<std::ptrdiff_t>(layer * kWidth),
                    token.q.begin() + static_cast<std::ptrdiff_t>((layer + 1) * kWidth));
         member.barrier();
-        slots_.attend(member, pool_.data(), layer, q.data(), kWidth, out.data() + layer * count * kWidth,
-                      kWidth, scratch_[member.index()].view());
+        slots_.attend(member, pool_.data(), layer,
+                      {q.data(), kWidth, nullptr, out.data() + layer * count * kWidth, kWidth},
+                      scratch_[member.index()].view());
         member.barrier();
       }
       slots_.evict(member, pool_.data());
