@@ -21,6 +21,7 @@ struct DecodeItem {
   std::int32_t begin = 0, end = 0;  // positions
   std::int32_t first_item = 0;   // of this sequence; its items follow each other
   std::int32_t item_count = 0;   // 1: no merge
+  std::int32_t sparse = -1;      // of the step's sparsified sequences; its begin and end are slots
 };
 
 /// Up to kPrefillTile consecutive tokens of one sequence.
@@ -60,6 +61,8 @@ struct AttentionParams {
   const std::int32_t* positions = nullptr;
   const std::int32_t* tables = nullptr;
   int rows = 0;
+
+  float* lse = nullptr;  // prefill and rows: [rows, heads] of each query's logits, in log2; null: not wanted
 };
 
 /// 16-bit types; head_dim 64, 80, 96, 128 or 256; at most 8 queries a KV head.

@@ -17,6 +17,7 @@
 #include "gpu/cuda/kernel_trace.hpp"
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/pinned_copy.hpp"
+#include "gpu/cuda/sparse_results.hpp"
 #include "gpu/cuda/tensor_parallel.hpp"
 #include "gpu/plan_limits.hpp"
 #include "runtime/check.hpp"
@@ -41,6 +42,7 @@ struct StepSlot {
   SampledRow* rows = nullptr;
   std::int32_t* top_tokens = nullptr;
   float* top_logprobs = nullptr;
+  Memory emptied;           // pinned; [table entries] only where sequences may be sparsified
   std::vector<float> logits;  // only for the tests' hook
   cudaEvent_t begin = nullptr, end = nullptr;  // of the computation
   cudaEvent_t inputs_there = nullptr, done = nullptr;  // done: the results are in pinned memory
@@ -79,6 +81,8 @@ class CudaDevice final : public RankDevice {
   Result<void> make_slots();
   Result<void> warm_up();
 
+  /// A step's kernels, behind its inputs.
+  void enqueue(StepSlot& slot, const StepShape& shape, std::uint32_t bucket);
   void lose(const Error& why);
   void tell_span(const char* name, cudaEvent_t begin, cudaEvent_t end);
   StepResult collect(StepSlot& slot);
@@ -102,7 +106,8 @@ class CudaDevice final : public RankDevice {
   StepGeometry geometry_;
   StepLimits step_limits_;
   std::unique_ptr<Forward> forward_;
-  std::unique_ptr<DecodeGraphs> graphs_;
+  std::unique_ptr<SparseMemory> sparse_;  // only where sequences may be sparsified
+  std::unique_ptr<DecodeGraphs> graphs_, sparse_graphs_;
   Memory device_inputs_;
   StepInputs inputs_;
   Memory pool_, host_pool_;
@@ -124,6 +129,7 @@ CudaDevice::~CudaDevice() {
   if (kernel_trace_ != nullptr) kernel_trace_->finish(cuda_.on_span);
   copies_.reset();
   graphs_.reset();
+  sparse_graphs_.reset();
   for (StepSlot& slot : slots_) {
     if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
     if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
@@ -175,6 +181,16 @@ Result<void> CudaDevice::open(const model::ModelSpec& spec) {
   }
   if (spec.head_dim > 256)
     return Error{Errc::kUnsupported, "head_dim " + std::to_string(spec.head_dim) + "; CUDA attention takes up to 256"};
+  if (options_.sparse_kv && rank_.shard.size > 1) {
+    return Error{Errc::kUnsupported,
+                 "sparsified sequences (sparse_kv_cache) and tensor_parallel_size above 1 do not go together: heads of other "
+                 "GPUs would have to be asked who goes"};
+  }
+  if (options_.sparse_kv && spec.num_heads / spec.num_kv_heads > kMostQueries) {
+    return Error{Errc::kUnsupported, std::to_string(spec.num_heads / spec.num_kv_heads) +
+                                         " queries a KV head; sparsified sequences on CUDA take up to " +
+                                         std::to_string(kMostQueries)};
+  }
   int lowest = 0, highest = 0;
   (void)cudaDeviceGetStreamPriorityRange(&lowest, &highest);
   for (cudaStream_t* stream : {&compute_, &inputs_stream_, &results_stream_}) {
@@ -198,9 +214,15 @@ Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
   step_limits_.max_items = decode_items_for(padded_seqs, geometry_);
   step_limits_.max_tiles = options_.max_num_seqs + divide_up(options_.max_num_batched_tokens, kPrefillTile);
   step_limits_.table_entries = options_.max_num_seqs * divide_up(limits_.max_model_len, options_.block_size);
+  if (options_.sparse_kv) {
+    step_limits_.max_sparse = padded_seqs;
+    step_limits_.table_entries *= 2;  // blocks to copy to
+  }
   Result<Memory> inputs = Memory::device(StepInputs::bytes_needed(step_limits_), "a step's inputs");
   if (!inputs) return inputs.error();
   device_inputs_ = std::move(*inputs);
+  if (Result<void> done = check_cuda(cudaMemset(device_inputs_.data(), 0, device_inputs_.bytes()), "a step's inputs"); !done)
+    return done;
   inputs_ = StepInputs::at(device_inputs_.data(), step_limits_);
   Result<std::unique_ptr<Forward>> forward =
       Forward::create(model_, step_limits_, options_.max_num_seqs, geometry_, collective_.get());
@@ -212,6 +234,9 @@ Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
 Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
   pool_view_.layer_elements = std::int64_t{2} * spec.num_kv_heads * options_.block_size * spec.head_dim;
   pool_view_.block_elements = pool_view_.layer_elements * spec.num_layers;
+  if (options_.sparse_kv)
+    pool_view_.block_elements +=
+        static_cast<std::int64_t>(SparseMemory::metadata_bytes(spec, options_.block_size) / bytes_of(element_));
   info_.kv_block_bytes = static_cast<std::size_t>(pool_view_.block_elements) * bytes_of(element_);
   std::size_t free_bytes = 0, total_bytes = 0;
   if (Result<void> done = check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "memory info"); !done) return done;
@@ -233,7 +258,9 @@ Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
                                          gigabytes(free_bytes) + " of the GPU's " + gigabytes(total_bytes) +
                                          " are free beside " + used};
   }
-  std::uint64_t blocks = std::min<std::size_t>(bytes / info_.kv_block_bytes, 0x7fffffff / options_.block_size);
+  const std::size_t scratch = options_.sparse_kv ? SparseMemory::scratch_bytes(spec, options_.block_size) : 0;
+  std::uint64_t blocks =
+      std::min<std::size_t>(bytes / (info_.kv_block_bytes + scratch), 0x7fffffff / options_.block_size);
   if (rank_.group != nullptr && !rank_.group->smallest(blocks)) return another_failed();
   info_.num_blocks = static_cast<std::uint32_t>(blocks);
   Result<Memory> pool = Memory::device(blocks * info_.kv_block_bytes, "the KV cache (--kv-cache-memory-bytes)");
@@ -243,6 +270,13 @@ Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
   // Finite numbers: a masked key's weight is zero, and zero times what lies in fresh memory might be no number.
   if (Result<void> done = check_cuda(cudaMemset(pool_.data(), 0, pool_.bytes()), "clearing the KV cache"); !done)
     return done;
+  if (options_.sparse_kv) {
+    Result<std::unique_ptr<SparseMemory>> sparse = SparseMemory::create(
+        spec, {pool_.data(), info_.kv_block_bytes, info_.num_blocks, options_.block_size}, step_limits_);
+    if (!sparse) return sparse.error();
+    sparse_ = std::move(*sparse);
+    pool_view_.sparse = sparse_.get();
+  }
   info_.num_host_blocks = static_cast<std::uint32_t>(options_.host_pool_bytes / info_.kv_block_bytes);
   if (info_.num_host_blocks > 0) {
     Result<Memory> host = Memory::pinned(info_.num_host_blocks * info_.kv_block_bytes, "the host's KV pool");
@@ -275,6 +309,11 @@ Result<void> CudaDevice::make_slots() {
     slot.top_tokens = reinterpret_cast<std::int32_t*>(slot.results.as<char>() + row_bytes);
     slot.top_logprobs = reinterpret_cast<float*>(slot.top_tokens + seqs * kTopMax);
     if (cuda_.on_logits) slot.logits.resize(seqs * vocab_);
+    if (options_.sparse_kv) {
+      Result<Memory> emptied = Memory::pinned(step_limits_.table_entries, "blocks that ran empty");
+      if (!emptied) return emptied.error();
+      slot.emptied = std::move(*emptied);
+    }
     for (cudaEvent_t* event : {&slot.begin, &slot.end})
       if (Result<void> done = check_cuda(cudaEventCreate(event), "event"); !done) return done;
     for (cudaEvent_t* event : {&slot.inputs_there, &slot.done})
@@ -309,9 +348,15 @@ Result<void> CudaDevice::warm_up() {
     return done;
   if (cuda_.graphs && geometry_.fast_decode) {
     Result<std::unique_ptr<DecodeGraphs>> graphs =
-        DecodeGraphs::capture(*forward_, inputs_, pool_view_, geometry_, options_.max_num_seqs, compute_);
+        DecodeGraphs::capture(*forward_, inputs_, pool_view_, geometry_, options_.max_num_seqs, false, compute_);
     if (!graphs) return graphs.error();
     graphs_ = std::move(*graphs);
+    if (options_.sparse_kv) {
+      Result<std::unique_ptr<DecodeGraphs>> sparse =
+          DecodeGraphs::capture(*forward_, inputs_, pool_view_, geometry_, options_.max_num_seqs, true, compute_);
+      if (!sparse) return sparse.error();
+      sparse_graphs_ = std::move(*sparse);
+    }
   }
   if (Result<void> done = check_cuda(cudaStreamSynchronize(compute_), "warm-up"); !done) return done;
   return forward_->status();
@@ -327,6 +372,7 @@ Result<void> CudaDevice::start(const CreateArgs& args) {
       options_.max_model_len != 0 ? options_.max_model_len : static_cast<std::uint32_t>(spec.max_position);
   limits_.block_size = options_.block_size;
   limits_.vocab_size = vocab_;
+  limits_.sparse_kv = options_.sparse_kv;
   rows_.resize(options_.max_num_seqs);
   if (Result<void> done = open(spec); !done) return done;
   if (rank_.group != nullptr) {
@@ -372,6 +418,10 @@ void CudaDevice::lose(const Error& why) {
 Result<void> CudaDevice::admits(const StepPlan& plan) const {
   if (!lost_.empty()) return Error{Errc::kDeviceFailed, lost_};
   if (Result<void> valid = validate_plan(plan, limits_); !valid) return valid;
+  if (sparse_ != nullptr) {
+    if (const std::string wrong = unsupported_sparse(plan, sparse_->slots_max()); !wrong.empty())
+      return Error{Errc::kInvalidArgument, "step " + std::to_string(plan.step) + ": " + wrong};
+  }
   for (const RowInit& init : plan.row_inits) {
     if (init.params.logprobs > kTopMax) {
       return Error{Errc::kInvalidArgument, "logprobs is " + std::to_string(init.params.logprobs) +
@@ -423,11 +473,7 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   (void)cudaEventRecord(slot.begin, compute_);
   launch_pinned_copies(copies_of(slot.arrived, inputs_, shape), compute_);
   if (ticket == cuda_.fault_at_step) launch_fault(compute_);
-  if (bucket != 0) {
-    graphs_->launch(bucket, compute_);
-  } else {
-    forward_->enqueue(shape, inputs_, pool_view_, false, compute_);
-  }
+  enqueue(slot, shape, bucket);
   const std::size_t samples = slot.sampled.size();
   const std::size_t tops = wants_top ? samples * kTopMax * 4 : 0;
   const auto left = [&slot](const void* pinned) {  // the same place on the device
@@ -456,6 +502,25 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   return ticket;
 }
 
+void CudaDevice::enqueue(StepSlot& slot, const StepShape& shape, std::uint32_t bucket) {
+  const bool sparse = shape.sparse.sequences > 0;
+  if (sparse) {
+    (void)cudaMemcpyAsync(inputs_.num_sparse, slot.host.num_sparse, slot.host.sparse_bytes, cudaMemcpyHostToDevice, compute_);
+    sparse_->begin(inputs_, shape.sparse, compute_);
+  }
+  if (bucket != 0) {
+    (sparse ? sparse_graphs_ : graphs_)->launch(bucket, compute_);
+  } else {
+    forward_->enqueue(shape, inputs_, pool_view_, false, compute_);
+  }
+  if (!sparse) return;
+  const model::ModelSpec& spec = model_.spec;
+  sparse_->finish(inputs_, shape.sparse, spec.head_dim * static_cast<int>(bytes_of(element_)), compute_);
+  if (shape.sparse.freed_blocks > 0) {
+    (void)cudaMemcpyAsync(slot.emptied.data(), sparse_->emptied(), shape.table_entries, cudaMemcpyDeviceToHost, compute_);
+  }
+}
+
 void CudaDevice::tell_span(const char* name, cudaEvent_t begin, cudaEvent_t end) {
   if (!cuda_.on_span || !lost_.empty()) return;
   float from_ms = 0, to_ms = 0;
@@ -476,6 +541,8 @@ StepResult CudaDevice::collect(StepSlot& slot) {
   float ms = 0;
   (void)cudaEventElapsedTime(&ms, slot.begin, slot.end);
   result.device_ns = static_cast<std::int64_t>(static_cast<double>(ms) * 1e6);
+  if (sparse_ != nullptr) collect_emptied(slot.plan, slot.host, slot.emptied.as<std::uint8_t>(), options_.block_size, result);
+  if (cuda_.on_slots && sparse_ != nullptr) tell_slots(slot.plan, slot.host, sparse_->slots(inputs_, {}), cuda_.on_slots);
   for (std::size_t i = 0; i < slot.sampled.size(); ++i) {
     const SampledRow& row = slot.rows[i];
     if (cuda_.on_logits) {

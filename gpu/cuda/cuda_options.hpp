@@ -33,6 +33,11 @@ struct CudaOptions {
 
   /// For tests: the raw logits [vocab] of each sequence that samples, from poll(). Steps are then serial.
   std::function<void(const StepPlan&, std::uint32_t sequence_index, std::span<const float> logits)> on_logits;
+  /// For tests: positions and scores [layers * kv_heads, slots] of each sparsified sequence behind a step, in the blocks
+  /// that it packed them to; from poll(). Steps are then serial.
+  std::function<void(const StepPlan&, std::uint32_t sequence_index, std::span<const float> positions,
+                     std::span<const float> scores)>
+      on_slots;
 };
 
 struct CreateArgs {

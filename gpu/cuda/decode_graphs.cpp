@@ -11,12 +11,13 @@ std::uint32_t DecodeGraphs::bucket_for(std::uint32_t sequences) {
 
 Result<std::unique_ptr<DecodeGraphs>> DecodeGraphs::capture(Forward& forward, const StepInputs& in,
                                                             const PoolView& pool, const StepGeometry& geometry,
-                                                            std::uint32_t max_seqs, cudaStream_t stream) {
+                                                            std::uint32_t max_seqs, bool sparse, cudaStream_t stream) {
   std::unique_ptr<DecodeGraphs> graphs(new DecodeGraphs);
   for (std::uint32_t bucket = 1;; bucket = bucket_for(bucket + 1)) {
     StepShape shape;
     shape.rows = shape.samples = bucket;
     shape.decode_items = decode_items_for(bucket, geometry);
+    if (sparse) shape.sparse.sequences = bucket;
     forward.enqueue(shape, in, pool, true, stream);  // outside of the capture: loads kernels, chooses algorithms
     if (Result<void> done = forward.status(); !done) return done.error();
 

@@ -16,11 +16,12 @@ namespace spillway::gpu::cuda {
 class DecodeGraphs {
  public:
   /// Captures every bucket up to max_seqs, choosing the algorithms of its products by measurement. `in` holds a
-  /// padded step without sequences. Synchronizes the stream.
+  /// padded step without sequences. With `sparse` for steps that have sparsified sequences. Synchronizes the stream.
   [[nodiscard]] static Result<std::unique_ptr<DecodeGraphs>> capture(Forward& forward, const StepInputs& in,
                                                                      const PoolView& pool,
                                                                      const StepGeometry& geometry,
-                                                                     std::uint32_t max_seqs, cudaStream_t stream);
+                                                                     std::uint32_t max_seqs, bool sparse,
+                                                                     cudaStream_t stream);
   ~DecodeGraphs();
   DecodeGraphs(const DecodeGraphs&) = delete;
   DecodeGraphs& operator=(const DecodeGraphs&) = delete;

@@ -11,9 +11,9 @@
 namespace spillway::gpu::cuda {
 
 /// Of a block that has written its item's partial result: the one that comes last merges the sequence's items, in their
-/// order, so that who was last never shows. Called by all threads.
+/// order, so that who was last never shows. Whether it was this one. Called by all threads.
 template <class T, int kHeadDim>
-__device__ void merge_items(const AttentionParams& p, const DecodeItem& item, int kv_head) {
+__device__ bool merge_items(const AttentionParams& p, const DecodeItem& item, int kv_head) {
   __shared__ bool last;
   const int queries = p.heads / p.kv_heads;
   __threadfence();
@@ -24,7 +24,7 @@ __device__ void merge_items(const AttentionParams& p, const DecodeItem& item, in
     if (last) *arrived = 0;
   }
   __syncthreads();
-  if (!last) return;
+  if (!last) return false;
   __threadfence();
   for (int i = static_cast<int>(threadIdx.x); i < queries * kHeadDim; i += static_cast<int>(blockDim.x)) {
     const std::int64_t head = kv_head * queries + i / kHeadDim;
@@ -39,6 +39,7 @@ __device__ void merge_items(const AttentionParams& p, const DecodeItem& item, in
     static_cast<T*>(p.out)[(std::int64_t{item.row} * p.heads + head) * kHeadDim + i % kHeadDim] =
         from_float<T>(value / all);
   }
+  return true;
 }
 
 }  // namespace spillway::gpu::cuda

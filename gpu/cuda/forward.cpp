@@ -174,6 +174,11 @@ void Forward::attend(const Step& s, std::size_t layer) {
   r.heads = spec.num_heads;
   r.kv_heads = spec.num_kv_heads;
   r.head_dim = spec.head_dim;
+  const bool sparse = s.shape.sparse.sequences > 0;
+  if (sparse) {
+    const SparseSlots slots = s.pool.sparse->slots(s.in, s.shape.sparse);
+    r.places = slots.places + layer * static_cast<std::size_t>(slots.max_sequences) * static_cast<std::size_t>(r.kv_heads);
+  }
   launch_rotary(r, s.stream);
 
   AttentionParams a;
@@ -201,9 +206,23 @@ void Forward::attend(const Step& s, std::size_t layer) {
   a.positions = s.in.positions;
   a.tables = s.in.tables;
   a.rows = static_cast<int>(s.shape.rows);
+  if (sparse) return attend_sparse(s, a, layer);
   if (s.shape.tiles > 0) launch_prefill_attention(a, s.stream);
   if (s.shape.decode_items > 0) launch_decode_attention(a, s.stream);
   if (s.shape.row_attention) launch_row_attention(a, s.stream);
+}
+
+void Forward::attend_sparse(const Step& s, const AttentionParams& exact, std::size_t layer) {
+  SparseAttentionParams a;
+  static_cast<AttentionParams&>(a) = exact;
+  a.slots = s.pool.sparse->slots(s.in, s.shape.sparse);
+  a.layer = static_cast<int>(layer);
+  if (s.shape.sparse.scored_span > 0) a.lse = s.pool.sparse->lse();
+  if (s.shape.tiles > 0) launch_prefill_attention(a, s.stream);
+  if (s.shape.decode_items > 0) launch_sparse_decode_attention(a, s.stream);
+  if (s.shape.row_attention) launch_row_attention(a, s.stream);
+  if (s.shape.sparse.rows && !geometry_.fast_decode) launch_sparse_row_attention(a, s.stream);
+  if (s.shape.sparse.scored_span > 0) launch_sparse_scores(a, s.shape.sparse.scored_span, s.stream);
 }
 
 void Forward::close(const Step& s, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled) {

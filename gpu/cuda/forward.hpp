@@ -10,6 +10,7 @@
 #include "gpu/cuda/collective.hpp"
 #include "gpu/cuda/cuda_model.hpp"
 #include "gpu/cuda/matmul.hpp"
+#include "gpu/cuda/sparse_memory.hpp"
 #include "gpu/cuda/step_inputs.hpp"
 
 namespace spillway::gpu::cuda {
@@ -17,6 +18,7 @@ namespace spillway::gpu::cuda {
 struct PoolView {
   void* data = nullptr;
   std::int64_t block_elements = 0, layer_elements = 0;
+  const SparseMemory* sparse = nullptr;  // of a device that sequences may be sparsified on
 };
 
 class Forward {
@@ -55,6 +57,7 @@ class Forward {
   void widen(const Step& s, const DeviceLayer& layer, int rows);
   void embed(const Step& s);
   void attend(const Step& s, std::size_t layer);
+  void attend_sparse(const Step& s, const AttentionParams& exact, std::size_t layer);
   /// The block's output y joins the residual stream, and the next product's input is made of it.
   void close(const Step& s, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled);
   /// y summed over the ranks.

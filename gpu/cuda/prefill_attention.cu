@@ -210,6 +210,8 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
     total[r] += __shfl_xor_sync(0xffffffffu, total[r], 2);
     const int row = first_row + r * 8;
     if (row >= tile.tokens) continue;
+    if (p.lse != nullptr && lane % 4 == 0)
+      p.lse[std::int64_t{tile.row + row} * p.heads + head] = maximum[r] * scale + log2f(total[r]);
     const float inverse = 1.0f / total[r];
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {

@@ -51,6 +51,8 @@ __global__ void row_attention(const AttentionParams p) {
     }
     maximum = next;
   }
+  if (p.lse != nullptr && lane == 0)
+    p.lse[std::int64_t{row} * p.heads + head] = maximum * 1.4426950408889634f + log2f(total);
   T* out = static_cast<T*>(p.out) + (std::int64_t{row} * p.heads + head) * p.head_dim;
 #pragma unroll
   for (int i = 0; i < kMostPerLane; ++i) {

@@ -186,6 +186,11 @@ __global__ void norm_in_registers(const NormParams p) {
   }
 }
 
+/// Where the row's key and value of a KV head go; negative: nowhere.
+__device__ __forceinline__ int slot_of(const RotaryParams& p, int slot, int kv_head) {
+  return slot < -1 ? p.places[(-2 - slot) * p.kv_heads + kv_head].in_pool : slot;
+}
+
 /// Any head: one warp a head; heads [0, heads) are q, then k, then v.
 template <class T>
 __global__ void rotary(const RotaryParams p) {
@@ -198,9 +203,9 @@ __global__ void rotary(const RotaryParams p) {
   const bool is_q = head < p.heads, is_v = head >= p.heads + p.kv_heads;
   T* to = nullptr;  // the slot's place in the pool
   if (!is_q) {
-    const int slot = p.slots[row];
-    if (slot < 0) return;
     const int kv_head = is_v ? head - p.heads - p.kv_heads : head - p.heads;
+    const int slot = slot_of(p, p.slots[row], kv_head);
+    if (slot < 0) return;
     const std::int64_t block = slot / p.block_size;
     to = static_cast<T*>(p.pool) + block * p.block_elements + p.layer_offset +
          ((std::int64_t{is_v ? p.kv_heads : 0} + kv_head) * p.block_size + slot % p.block_size) * p.head_dim;
@@ -247,17 +252,17 @@ __global__ void rotary_eights(const RotaryParams p) {
   const float position = static_cast<float>(p.positions[row]);
 #pragma unroll
   for (int i = 0; i < 8; ++i) sincosf(position * p.inv_freq[part * 8 + i], &sine[i], &cosine[i]);
-  const int slot = p.slots[row];
-  const std::int64_t block = slot >= 0 ? slot / p.block_size : 0;
-  T* to_block = static_cast<T*>(p.pool) + block * p.block_elements + p.layer_offset + slot % p.block_size * p.head_dim;
+  const int row_slot = p.slots[row];
   // Interleaved pairs lie in 16 elements side by side, others in 8 of each half.
   const int first_at = p.interleaved ? part * 16 : part * 8, second_at = p.interleaved ? first_at + 8 : first_at + p.half;
   for (int head = group; head < all; head += groups) {
     T* x = static_cast<T*>(p.qkv) + (std::int64_t{row} * all + head) * p.head_dim;
     T* out = x;
     if (head >= p.heads) {
+      const int slot = slot_of(p, row_slot, (head - p.heads) % p.kv_heads);
       if (slot < 0) return;
-      out = to_block + std::int64_t{head - p.heads} * p.block_size * p.head_dim;  // the values' heads follow the keys'
+      out = static_cast<T*>(p.pool) + slot / p.block_size * p.block_elements + p.layer_offset +
+            (std::int64_t{head - p.heads} * p.block_size + slot % p.block_size) * p.head_dim;  // values follow keys
     }
     Eight<T> first = load_eight(x + first_at), second = load_eight(x + second_at);
     if (head < p.heads + p.kv_heads) {

@@ -11,6 +11,7 @@
 
 #include "gpu/cuda/element.hpp"
 #include "gpu/cuda/quantized.hpp"
+#include "gpu/cuda/sparse_slots.hpp"
 #include "model/spec.hpp"
 
 namespace spillway::gpu::cuda {
@@ -62,7 +63,8 @@ struct RotaryParams {
   Element element{};
   void* qkv = nullptr;                     // [rows, (heads + 2 kv_heads) * head_dim]
   const std::int32_t* positions = nullptr;  // [rows]
-  const std::int32_t* slots = nullptr;     // [rows] block * block_size + slot
+  const std::int32_t* slots = nullptr;     // [rows] block * block_size + slot; -2 - i: each KV head its own, places[i]
+  const SparsePlace* places = nullptr;     // [sparsified sequences, kv_heads]
   const float* inv_freq = nullptr;         // [half]; null: no rotation
   int half = 0;
   bool interleaved = false;

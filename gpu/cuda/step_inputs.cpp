@@ -54,11 +54,18 @@ StepInputs StepInputs::at(void* base, const StepLimits& limits) {
   in.tables = carve<std::int32_t>(next, limits.max_tokens);
   in.head_bytes = static_cast<std::size_t>(next - begin);
   in.block_table = carve<std::int32_t>(next, limits.table_entries);
+  char* const sparse = next;
+  if (limits.max_sparse > 0) {
+    in.num_sparse = carve<std::int32_t>(next, 1);
+    in.sparse = carve<SparseSequence>(next, limits.max_sparse);
+  }
+  in.sparse_bytes = static_cast<std::size_t>(next - sparse);
   return in;
 }
 
 std::size_t StepInputs::bytes_needed(const StepLimits& limits) {
-  return at(nullptr, limits).head_bytes + std::size_t{limits.table_entries} * sizeof(std::int32_t) + 16;
+  const StepInputs in = at(nullptr, limits);
+  return in.head_bytes + std::size_t{limits.table_entries} * sizeof(std::int32_t) + 16 + in.sparse_bytes;
 }
 
 std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const StepInputs& to, const StepShape& shape) {
@@ -92,6 +99,7 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
   std::uint32_t decoding = 0;
   std::uint64_t decode_tokens = 0;  // keys to read
   const auto visible = [&](const SequenceStep& s) {
+    if (s.sparsified()) return plan.sparse[s.sparse].span;
     const std::uint32_t context = s.first_position + 1;
     return geometry.window > 0 ? std::min(context, geometry.window) : context;
   };
@@ -112,22 +120,34 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
     const SequenceStep& s = plan.sequences[i];
     const auto table = static_cast<std::int32_t>(shape.table_entries);
     const BlockId* blocks = plan.block_table.data() + s.block_offset;
-    const std::uint32_t end = s.first_position + s.token_count;
+    const std::uint32_t end = s.sparsified() ? plan.sparse[s.sparse].span : s.first_position + s.token_count;
     const std::uint32_t used = (end + geometry.block_size - 1) / geometry.block_size;
     for (std::uint32_t b = 0; b < used; ++b)
       in.block_table[shape.table_entries++] = static_cast<std::int32_t>(blocks[b]);
+    const bool sparse_row = s.sparsified() && s.token_count == 1;
     const bool decodes = s.token_count == 1 && geometry.fast_decode;
-    const bool tiles = !decodes && geometry.fast_prefill;
-    shape.row_attention |= !decodes && !tiles;
+    const bool tiles = !decodes && !sparse_row && geometry.fast_prefill;
+    const std::int32_t sparse_index = s.sparsified() ? static_cast<std::int32_t>(shape.sparse.sequences) : -1;
+    if (s.sparsified()) {
+      const SparseStep& step = plan.sparse[s.sparse];
+      const auto copy_table = static_cast<std::int32_t>(shape.table_entries);
+      if (step.packing == SparseStep::Packing::kCopy) {
+        for (std::uint32_t b = 0; b < (step.live + geometry.block_size - 1) / geometry.block_size; ++b)
+          in.block_table[shape.table_entries++] = static_cast<std::int32_t>(plan.block_table[step.copy_block_offset + b]);
+      }
+      in.sparse[sparse_index] = sparse_sequence(s, step, table, copy_table, geometry.block_size, shape.sparse);
+    }
+    shape.row_attention |= !decodes && !tiles && !sparse_row;
     for (std::uint32_t t = 0; t < s.token_count; ++t) {
       const std::uint32_t at = s.token_offset + t, position = s.first_position + t;
       in.tokens[at] = s.token_from_row ? 0 : plan.tokens[at];
       in.from_row[at] = s.token_from_row ? static_cast<std::int32_t>(s.row) : -1;
       in.positions[at] = static_cast<std::int32_t>(position);
-      in.slots[at] = static_cast<std::int32_t>(static_cast<std::uint32_t>(blocks[position / geometry.block_size]) *
-                                                   geometry.block_size +
-                                               position % geometry.block_size);
-      in.tables[at] = decodes || tiles ? -1 : table;
+      in.slots[at] = sparse_row ? -2 - sparse_index
+                                : static_cast<std::int32_t>(static_cast<std::uint32_t>(blocks[position / geometry.block_size]) *
+                                                                geometry.block_size +
+                                                            position % geometry.block_size);
+      in.tables[at] = decodes || tiles || sparse_row ? -1 : table;
     }
     const auto row = static_cast<std::int32_t>(s.token_offset), first = static_cast<std::int32_t>(s.first_position);
     if (decodes) {
@@ -141,7 +161,8 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
                                  static_cast<std::int32_t>(begin + j * even),
                                  static_cast<std::int32_t>(std::min(end, begin + (j + 1) * even)),
                                  first_item,
-                                 static_cast<std::int32_t>(items)};
+                                 static_cast<std::int32_t>(items),
+                                 sparse_index};
       }
     }
     for (std::uint32_t t = 0; tiles && t < s.token_count; t += kPrefillTile) {
@@ -159,6 +180,7 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
     }
   }
   *in.num_items = static_cast<std::int32_t>(num_items);
+  if (shape.sparse.sequences > 0) *in.num_sparse = static_cast<std::int32_t>(shape.sparse.sequences);
   shape.items = num_items;
 
   for (std::uint32_t at = plan.total_tokens(); at < shape.rows; ++at) {

@@ -14,6 +14,7 @@
 #include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/pinned_copy.hpp"
 #include "gpu/cuda/sampling.hpp"
+#include "gpu/cuda/sparse_inputs.hpp"
 #include "gpu/step_plan.hpp"
 
 namespace spillway::gpu::cuda {
@@ -24,6 +25,7 @@ struct StepLimits {
   std::uint32_t max_items = 0;
   std::uint32_t max_tiles = 0;
   std::uint32_t table_entries = 0;
+  std::uint32_t max_sparse = 0;    // sequences that may be sparsified; 0: no step has any
 };
 
 struct StepInputs {
@@ -38,7 +40,10 @@ struct StepInputs {
   std::int32_t* slots = nullptr;          // [max_tokens] -1: write no KV
   std::int32_t* tables = nullptr;         // [max_tokens] for row attention; -1: another kernel does it
   std::int32_t* block_table = nullptr;    // [table_entries]
+  std::int32_t* num_sparse = nullptr;     // [1]
+  SparseSequence* sparse = nullptr;       // [max_sparse]
   std::size_t head_bytes = 0;             // of everything before the block table
+  std::size_t sparse_bytes = 0;           // from num_sparse on, what a step without sparsified sequences leaves out
 
   /// The arrays inside `base`, which holds bytes_needed(limits) or is null.
   static StepInputs at(void* base, const StepLimits& limits);
@@ -54,6 +59,7 @@ struct StepShape {
   std::uint32_t tiles = 0;
   bool row_attention = false;
   std::uint32_t table_entries = 0;
+  SparseShape sparse;
 };
 
 /// What brings a step's inputs from one place to another: of each array what the step uses.

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+// What KV sparsification adds to a step of a CUDA device: Llama-7B's shape with random weights, steps over as
+// many live tokens with and without it, in turns on one device, and a device that was not opened for it. One
+// JSON line a figure.
+//
+//   bench_cuda_sparse [--seqs 64] [--context 1024] [--layers 32] [--variants N, the first ones]
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gpu/cuda/open_device.hpp"
+
+namespace spillway::bench {
+namespace {
+
+using namespace gpu;
+
+constexpr std::uint32_t kBlock = 16;
+constexpr int kRounds = 6, kStepsARound = 24, kWarm = 4;
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
+model::ModelSpec llama_7b(int layers) {
+  model::ModelSpec spec;
+  spec.architecture = "llama";
+  spec.name = "llama-7b";
+  spec.vocab_size = 32000;
+  spec.hidden_size = spec.embedding_size = 4096;
+  spec.intermediate_size = 11008;
+  spec.num_layers = layers;
+  spec.num_heads = spec.num_kv_heads = 32;
+  spec.head_dim = 128;
+  spec.max_position = 8192;
+  spec.attention_scale = 1.0f / std::sqrt(128.0f);
+  spec.rope.rotary_dim = 128;
+  for (int i = 0; i < 64; ++i)
+    spec.rope.inv_freq.push_back(std::pow(10000.0f, -static_cast<float>(i) / 64.0f));
+  return spec;
+}
+
+struct Variant {
+  const char* name;
+  model::SparseMethod method = model::SparseMethod::kNone;
+  model::SparseGranularity granularity = model::SparseGranularity::kHead;
+  std::uint32_t count = 1;  // tokens an eviction
+};
+
+/// Sequences of one length over blocks of their own, and the steps that go over them.
+class Load {
+ public:
+  Load(Device& device, std::uint32_t sequences, std::uint32_t context)
+      : device_(device), sequences_(sequences), context_(context) {
+    device_.set_sink(&sink_);
+  }
+
+  /// One step of every sequence, at `position`; device time in ms.
+  double decode(const Variant& variant, std::uint32_t position) {
+    StepPlan plan;
+    for (std::uint32_t i = 0; i < sequences_; ++i) {
+      add(plan, i, position, 1, true);
+      if (variant.method == model::SparseMethod::kNone) continue;
+      const std::uint32_t since = position - context_ + 1;  // steps, this one included
+      SparseStep step = sparse(variant);
+      step.span = context_;
+      step.reuse = true;
+      step.evict = since % variant.count == 0 ? variant.count : 0;
+      step.live = context_ - 1 - (since % variant.count == 0 ? variant.count - 1 : 0);
+      plan.sequences.back().sparse = static_cast<std::uint32_t>(plan.sparse.size());
+      plan.sparse.push_back(step);
+    }
+    return run(std::move(plan));
+  }
+  /// Prompts that fill the context, in fours; the time of the last four.
+  double fill(const Variant& variant) {
+    double ms = 0;
+    for (std::uint32_t first = 0; first < sequences_; first += 4) {
+      StepPlan plan;
+      for (std::uint32_t i = first; i < std::min(sequences_, first + 4); ++i) {
+        add(plan, i, 0, context_, false);
+        if (variant.method == model::SparseMethod::kNone) continue;
+        SparseStep step = sparse(variant);
+        step.span = context_;
+        step.evict = variant.count;
+        step.live = context_ - variant.count;
+        plan.sequences.back().sparse = static_cast<std::uint32_t>(plan.sparse.size());
+        plan.sparse.push_back(step);
+      }
+      ms = run(std::move(plan));
+    }
+    return ms;
+  }
+
+ private:
+  struct Sink final : CompletionSink {
+    explicit Sink(Ticket& done) : done(done) {}
+    void on_step_complete(Ticket ticket) noexcept override { done = ticket; }
+    void on_copy_complete(Ticket) noexcept override {}
+    Ticket& done;
+  };
+
+  [[nodiscard]] SparseStep sparse(const Variant& variant) const {
+    SparseStep step;
+    step.params.method = variant.method;
+    step.params.granularity = variant.granularity;
+    step.params.budget = context_;
+    step.params.num_per_evict = variant.count;
+    step.params.recent = context_ / 2;
+    step.prompt_length = context_;
+    return step;
+  }
+  void add(StepPlan& plan, std::uint32_t index, std::uint32_t first, std::uint32_t tokens, bool from_row) {
+    SequenceStep s;
+    s.row = RowId{index};
+    s.first_position = first;
+    s.token_count = tokens;
+    s.token_offset = static_cast<std::uint32_t>(plan.tokens.size());
+    s.block_offset = static_cast<std::uint32_t>(plan.block_table.size());
+    s.block_count = context_ / kBlock;
+    s.token_from_row = from_row;
+    s.samples = true;
+    for (std::uint32_t i = 0; i < tokens; ++i)
+      plan.tokens.push_back(static_cast<model::TokenId>((index * 7919 + (first + i) * 104729) % 32000));
+    const std::uint32_t blocks = device_.info().num_blocks;
+    for (std::uint32_t b = 0; b < s.block_count; ++b)
+      plan.block_table.push_back(
+          BlockId{static_cast<std::uint32_t>(std::uint64_t{index * s.block_count + b} * 7919 % blocks)});
+    if (first == 0) {
+      RowInit init;
+      init.row = s.row;
+      init.params.temperature = 0;
+      plan.row_inits.push_back(std::move(init));
+    }
+    plan.sequences.push_back(s);
+  }
+  double run(StepPlan plan) {
+    plan.step = ++step_;
+    const Result<Ticket> ticket = device_.submit(std::move(plan));
+    if (!ticket) fail(ticket.error().message);
+    while (done_ < *ticket) (void)device_.poll();
+    const StepResult result = device_.take(*ticket);
+    if (result.failed) fail(result.message);
+    return static_cast<double>(result.device_ns) * 1e-6;
+  }
+  [[noreturn]] static void fail(const std::string& message) {
+    std::fprintf(stderr, "%s\n", message.c_str());
+    std::exit(1);
+  }
+
+  Device& device_;
+  std::uint32_t sequences_, context_;
+  std::uint64_t step_ = 0;
+  Ticket done_ = 0;
+  Sink sink_{done_};
+};
+
+std::unique_ptr<Device> open(const model::ModelSpec& spec, std::uint32_t sequences, std::uint32_t context,
+                             bool sparse) {
+  DeviceOptions options;
+  options.kv_dtype = KvDType::kBF16;
+  options.block_size = kBlock;
+  options.max_num_seqs = sequences;
+  options.max_num_batched_tokens = std::max(4 * context, 64u);
+  options.max_model_len = 8192;
+  options.sparse_kv = sparse;
+  cuda::CudaOptions cuda;
+  cuda.dummy_weights = true;
+  Result<std::unique_ptr<Device>> opened = cuda::open_cuda_device(spec, {}, options, cuda);
+  if (!opened) return std::fprintf(stderr, "%s\n", opened.error().message.c_str()), nullptr;
+  if ((*opened)->info().num_blocks * kBlock < sequences * context)
+    return std::fprintf(stderr, "the KV cache holds fewer than %u sequences of %u tokens\n", sequences,
+                        context),
+           nullptr;
+  return std::move(*opened);
+}
+
+int run(int argc, char** argv) {
+  std::uint32_t sequences = 64, context = 1024;
+  int layers = 32, variants = 0;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view name = argv[i];
+    const int value = i + 1 < argc ? std::atoi(argv[++i]) : 0;
+    if (value <= 0) return std::fprintf(stderr, "%s takes a number\n", argv[i]), 2;
+    if (name == "--seqs")
+      sequences = static_cast<std::uint32_t>(value);
+    else if (name == "--context")
+      context = static_cast<std::uint32_t>(value) / kBlock * kBlock;
+    else if (name == "--variants")
+      variants = value;
+    else if (name == "--layers")
+      layers = value;
+    else
+      return std::fprintf(stderr, "unknown option %s\n", argv[i - 1]), 2;
+  }
+  int gpus = 0;
+  if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0)
+    return std::fprintf(stderr, "bench_cuda_sparse: no GPU here, nothing measured\n"), 0;
+  const model::ModelSpec spec = llama_7b(layers);
+  // Before and after, so that a card that becomes slower shows.
+  const Variant exact{"none"};
+  const auto closed = [&] {
+    const std::unique_ptr<Device> device = open(spec, sequences, context, false);
+    if (device == nullptr) return 0.0;
+    Load load(*device, sequences, context);
+    const double prompt_ms = load.fill(exact);
+    std::vector<double> times;
+    for (int i = 0; i < kRounds * kStepsARound; ++i) times.push_back(load.decode(exact, context - 1));
+    std::printf(
+        "{\"figure\":\"exact device\",\"seqs\":%u,\"context\":%u,\"decode_ms\":%.4f,\"prompts_ms\":%.2f}\n",
+        sequences, context, median(times), prompt_ms);
+    return median(times);
+  };
+  const double closed_ms = closed();
+  if (closed_ms == 0) return 1;
+  std::unique_ptr<Device> device = open(spec, sequences, context, true);
+  if (device == nullptr) return 1;
+  using model::SparseGranularity;
+  using model::SparseMethod;
+  for (const Variant& variant :
+       {Variant{"h2o", SparseMethod::kH2o}, Variant{"h2o", SparseMethod::kH2o, SparseGranularity::kHead, 16},
+        Variant{"h2o", SparseMethod::kH2o, SparseGranularity::kLayer},
+        Variant{"h2o", SparseMethod::kH2o, SparseGranularity::kToken},
+        Variant{"snapkv", SparseMethod::kSnapKv}, Variant{"tova", SparseMethod::kTova},
+        Variant{"streaming", SparseMethod::kStreaming}}) {
+    Load load(*device, sequences, context);
+    const double exact_prompts_ms = load.fill(exact), prompts_ms = load.fill(variant);
+    std::vector<double> without, with;
+    std::uint32_t position = context;
+    for (int round = 0; round < kRounds; ++round) {
+      for (int i = 0; i < kStepsARound; ++i) {
+        const double ms = load.decode(exact, context - 1);
+        if (i >= kWarm) without.push_back(ms);
+      }
+      for (int i = 0; i < kStepsARound; ++i) {
+        const double ms = load.decode(variant, position++);
+        if (i >= kWarm) with.push_back(ms);
+      }
+    }
+    double mean = 0, exact_mean = 0;
+    for (const double ms : with) mean += ms / static_cast<double>(with.size());
+    for (const double ms : without) exact_mean += ms / static_cast<double>(without.size());
+    std::printf(
+        "{\"figure\":\"sparsified\",\"method\":\"%s\",\"granularity\":\"%s\",\"n\":%u,\"seqs\":%u,\"live\":%"
+        "u,"
+        "\"exact_ms\":%.4f,\"decode_ms\":%.4f,\"over\":%.4f,\"over_of_means\":%.4f,\"exact_beside_closed\":%."
+        "4f,"
+        "\"exact_prompts_ms\":%.2f,\"prompts_ms\":%.2f}\n",
+        variant.name, std::string(model::name_of(variant.granularity)).c_str(), variant.count, sequences,
+        context, median(without), median(with), median(with) / median(without) - 1, mean / exact_mean - 1,
+        median(without) / closed_ms - 1, exact_prompts_ms, prompts_ms);
+    std::fflush(stdout);
+    if (--variants == 0) break;
+  }
+  device.reset();
+  return closed() > 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace spillway::bench
+
+int main(int argc, char** argv) { return spillway::bench::run(argc, argv); }
