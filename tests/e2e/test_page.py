@@ -115,7 +115,7 @@ def check(browser, url, shots):
     if not browser.js("return document.getElementById('stop').hidden"):
         browser.click("stop")
     until("the note below the answer", lambda: browser.js("return !!document.querySelector('.note')"))
-    assert "tokens" in browser.js("return document.querySelector('.note').textContent")
+    assert "tokens" in browser.js("return (document.querySelector('.note') || {textContent: ''}).textContent")
 
     browser.type("prompt", "Write a very long story about a river, in twenty chapters")
     browser.click("send")
@@ -173,7 +173,7 @@ def check_sparse(browser, url, shots):
     wide = browser.js("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"{wide} pixels stick out on a phone"
     browser.click("stop")
-    until("the note says so", lambda: "not exact" in browser.js("return document.querySelector('.note').textContent"))
+    until("the note says so", lambda: "not exact" in browser.js("return (document.querySelector('.note') || {textContent: ''}).textContent"))
 
 
 def skipped(why):
