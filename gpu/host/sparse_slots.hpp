@@ -110,7 +110,7 @@ class SparseSlots {
   [[nodiscard]] std::uint32_t only_hole(const Sequence& sequence, std::uint32_t unit) const;
   void score_prompt(const Sequence& sequence, std::byte* pool, std::uint32_t layer, std::uint32_t head,
                     const float* q, std::size_t q_stride, Scratch& scratch, const ScratchView& view) const;
-  /// The heads [first, first + count) of all layers' decide together.
+  /// Units [first, first + count), heads counted through all layers, decide together.
   void evict_together(const Sequence& sequence, std::byte* pool, std::uint32_t first, std::uint32_t count,
                       Scratch& scratch) const;
   void gather_keys(const Sequence& sequence, std::byte* pool, std::uint32_t first, std::uint32_t count,
@@ -122,7 +122,6 @@ class SparseSlots {
   std::uint32_t group_ = 1;
   std::uint32_t window_ = 0;
   std::vector<Sequence> sequences_;
-
   std::vector<Scratch> scratch_;            // [members]
   std::vector<std::uint32_t> last_victim_;  // [rows][units]: the slot of the last token evicted
 };

@@ -197,7 +197,6 @@ class Bench {
                            grant->step.after.live, grant->step.packing,
                            static_cast<std::uint32_t>(grant->blocks.size())});
     const std::vector<float> out = run(plan, tokens);
-    // What is left over is the next one's: spoil it, so that whoever still reads it is found out.
     StepResult result;
     slots_.report_emptied(pool_.data(), result);
     std::vector<BlockId> emptied;
@@ -205,6 +204,12 @@ class Bench {
     tables_.free_deferred();
     tables_.drop_emptied(lease, emptied);
     REQUIRE(tables_.check() == "");
+    // What was given up is the next one's: spoil it, so that whoever still reads it is found out.
+    const auto held = *tables_.blocks(lease);
+    for (const BlockId block : grant->blocks) {
+      if (std::ranges::find(held, block) == held.end())
+        std::memset(pool_.block(block), 0xff, layout_.block_bytes);
+    }
     return out;
   }
 
