@@ -635,9 +635,6 @@ Result<std::unique_ptr<RankDevice>> create_rank_device(const CreateArgs& args, c
   if (options.max_num_seqs == 0) return refuse("max_num_seqs must be at least 1");
   if (options.max_num_batched_tokens == 0) return refuse("max_num_batched_tokens must be at least 1");
   if (options.max_steps_in_flight == 0) return refuse("max_steps_in_flight must be at least 1");
-  if (options.sparse_kv) {
-    return Error{Errc::kUnsupported, "--sparse-kv-cache-method is not supported on CUDA: use --device host, or method none"};
-  }
   const model::ModelSpec& spec = *args.spec;
   if (spec.position == model::PositionKind::kLearned && !args.cuda->dummy_weights) {
     const std::uint64_t rows = args.weights->position_embedding.rows();
