@@ -14,11 +14,11 @@ bool writes_host(const CopyPlan& plan) { return plan.direction == Direction::kDe
 
 }  // namespace
 
-Result<std::unique_ptr<BlockCopies>> BlockCopies::create(const BlockPools& pools, bool timed) {
-  std::unique_ptr<BlockCopies> copies(new BlockCopies(pools));
+Result<std::unique_ptr<BlockCopies>> BlockCopies::create(BlockPools pools, bool timed) {
+  std::unique_ptr<BlockCopies> copies(new BlockCopies(std::move(pools)));
   for (LastCopies& last : copies->last_of_) {
-    last.device.resize(pools.device_blocks);
-    last.host.resize(pools.host_blocks);
+    last.device.resize(copies->pools_.device_blocks);
+    last.host.resize(copies->pools_.host_blocks);
   }
   for (cudaStream_t& stream : copies->streams_)
     if (Result<void> done = check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream"); !done)
@@ -74,9 +74,6 @@ Ticket BlockCopies::order(const CopyPlan& plan, std::size_t own, Ticket ticket) 
 }
 
 void BlockCopies::enqueue(const CopyPlan& plan, cudaStream_t stream) const {
-  const char* from = reads_host(plan) ? pools_.host : pools_.device;
-  char* to = writes_host(plan) ? pools_.host : pools_.device;
-  const std::size_t bytes = pools_.block_bytes;
   for (std::size_t i = 0; i < plan.blocks.size();) {
     // Neighbours on both sides go as one.
     std::size_t count = 1;
@@ -85,7 +82,12 @@ void BlockCopies::enqueue(const CopyPlan& plan, cudaStream_t stream) const {
            static_cast<std::size_t>(plan.blocks[i + count].to) == first_to + count &&
            plan.direction != Direction::kWithinDevice)
       ++count;
-    (void)cudaMemcpyAsync(to + first_to * bytes, from + first_from * bytes, count * bytes, cudaMemcpyDefault, stream);
+    for (const BlockPart& part : pools_.parts) {
+      const char* from = reads_host(plan) ? part.host : part.device;
+      char* to = writes_host(plan) ? part.host : part.device;
+      (void)cudaMemcpyAsync(to + first_to * part.block_bytes, from + first_from * part.block_bytes, count * part.block_bytes,
+                            cudaMemcpyDefault, stream);
+    }
     i += count;
   }
 }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "gpu/cuda/check_cuda.hpp"
@@ -14,10 +15,15 @@
 
 namespace spillway::gpu::cuda {
 
-struct BlockPools {
+/// What a block consists of: a piece of each of these arrays over all blocks.
+struct BlockPart {
   char* device = nullptr;
   char* host = nullptr;  // pinned
   std::size_t block_bytes = 0;
+};
+
+struct BlockPools {
+  std::vector<BlockPart> parts;
   std::uint32_t device_blocks = 0, host_blocks = 0;
 };
 
@@ -26,7 +32,7 @@ class BlockCopies {
   static constexpr std::size_t kCopiesMax = 64;  // under way at once
 
   /// `timed`: finished copies can be asked for their times.
-  [[nodiscard]] static Result<std::unique_ptr<BlockCopies>> create(const BlockPools& pools, bool timed);
+  [[nodiscard]] static Result<std::unique_ptr<BlockCopies>> create(BlockPools pools, bool timed);
   ~BlockCopies();
   BlockCopies(const BlockCopies&) = delete;
   BlockCopies& operator=(const BlockCopies&) = delete;
@@ -49,7 +55,7 @@ class BlockCopies {
   void finish_oldest() noexcept { ++done_; }
 
  private:
-  explicit BlockCopies(const BlockPools& pools) : pools_(pools) {}
+  explicit BlockCopies(BlockPools pools) : pools_(std::move(pools)) {}
   /// Notes the plan's blocks as stream `own`'s; the last copy of any of them on the other stream.
   [[nodiscard]] Ticket order(const CopyPlan& plan, std::size_t own, Ticket ticket);
   void enqueue(const CopyPlan& plan, cudaStream_t stream) const;

@@ -112,6 +112,7 @@ class CudaDevice final : public RankDevice {
   StepInputs inputs_;
   Memory pool_, host_pool_;
   PoolView pool_view_;
+  std::vector<BlockPart> block_parts_;
 
   std::vector<RowParams> rows_;
   std::vector<StepSlot> slots_;
@@ -234,10 +235,9 @@ Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
 Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
   pool_view_.layer_elements = std::int64_t{2} * spec.num_kv_heads * options_.block_size * spec.head_dim;
   pool_view_.block_elements = pool_view_.layer_elements * spec.num_layers;
-  if (options_.sparse_kv)
-    pool_view_.block_elements +=
-        static_cast<std::int64_t>(SparseMemory::metadata_bytes(spec, options_.block_size) / bytes_of(element_));
-  info_.kv_block_bytes = static_cast<std::size_t>(pool_view_.block_elements) * bytes_of(element_);
+  const std::size_t kv_bytes = static_cast<std::size_t>(pool_view_.block_elements) * bytes_of(element_);
+  const std::size_t metadata_bytes = options_.sparse_kv ? SparseMemory::metadata_bytes(spec, options_.block_size) : 0;
+  info_.kv_block_bytes = kv_bytes + metadata_bytes;
   std::size_t free_bytes = 0, total_bytes = 0;
   if (Result<void> done = check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "memory info"); !done) return done;
   std::size_t bytes = options_.kv_cache_memory_bytes;
@@ -263,7 +263,7 @@ Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
       std::min<std::size_t>(bytes / (info_.kv_block_bytes + scratch), 0x7fffffff / options_.block_size);
   if (rank_.group != nullptr && !rank_.group->smallest(blocks)) return another_failed();
   info_.num_blocks = static_cast<std::uint32_t>(blocks);
-  Result<Memory> pool = Memory::device(blocks * info_.kv_block_bytes, "the KV cache (--kv-cache-memory-bytes)");
+  Result<Memory> pool = Memory::device(blocks * kv_bytes, "the KV cache (--kv-cache-memory-bytes)");
   if (!pool) return pool.error();
   pool_ = std::move(*pool);
   pool_view_.data = pool_.data();
@@ -272,7 +272,7 @@ Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
     return done;
   if (options_.sparse_kv) {
     Result<std::unique_ptr<SparseMemory>> sparse = SparseMemory::create(
-        spec, {pool_.data(), info_.kv_block_bytes, info_.num_blocks, options_.block_size}, step_limits_);
+        spec, {pool_.data(), kv_bytes, info_.num_blocks, options_.block_size, options_.max_num_seqs}, step_limits_);
     if (!sparse) return sparse.error();
     sparse_ = std::move(*sparse);
     pool_view_.sparse = sparse_.get();
@@ -283,6 +283,9 @@ Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
     if (!host) return host.error();
     host_pool_ = std::move(*host);
   }
+  block_parts_.push_back({pool_.as<char>(), host_pool_.as<char>(), kv_bytes});
+  if (sparse_ != nullptr)
+    block_parts_.push_back({sparse_->metadata(), host_pool_.as<char>() + info_.num_host_blocks * kv_bytes, metadata_bytes});
   return {};
 }
 
@@ -320,8 +323,7 @@ Result<void> CudaDevice::make_slots() {
       if (Result<void> done = check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event"); !done) return done;
   }
   Result<std::unique_ptr<BlockCopies>> copies =
-      BlockCopies::create({pool_.as<char>(), host_pool_.as<char>(), info_.kv_block_bytes, info_.num_blocks, info_.num_host_blocks},
-                          static_cast<bool>(cuda_.on_span));
+      BlockCopies::create({block_parts_, info_.num_blocks, info_.num_host_blocks}, static_cast<bool>(cuda_.on_span));
   if (!copies) return copies.error();
   copies_ = std::move(*copies);
   if (!cuda_.on_span) return {};

@@ -99,8 +99,10 @@ __global__ void sparse_evict(const SparseSlots p) {
   const std::uint64_t last = prefix | ~known;
   for (int slot = threadIdx.x; slot < s.span; slot += kThreads) {
     if (!worth_at(slot, worth) || worth > last) continue;
-    for (int unit = first_unit; unit < first_unit + groups.units; ++unit)
+    for (int unit = first_unit; unit < first_unit + groups.units; ++unit) {
       *UnitSlots(p, s.table, unit).position(slot) = kHole;
+      if (s.evict == 1) *victim_of(p, s, unit) = slot;
+    }
   }
 }
 

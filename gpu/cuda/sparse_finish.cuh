@@ -94,7 +94,9 @@ __device__ void finish_unit(const SparseSlots& p, const SparseSequence& s, int u
   }
   if (!evicts) return;
   victim = least_of_block<kThreads>(least, victim < 0 ? 0x7fffffff : victim);
-  if (threadIdx.x == 0 && victim < s.span) *slots.position(victim) = kHole;
+  if (threadIdx.x != 0 || victim >= s.span) return;
+  *slots.position(victim) = kHole;
+  *victim_of(p, s, unit) = victim;
 }
 
 }  // namespace spillway::gpu::cuda

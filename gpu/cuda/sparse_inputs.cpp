@@ -36,6 +36,8 @@ SparseSequence sparse_sequence(const SequenceStep& s, const SparseStep& step, st
   q.span = static_cast<std::int32_t>(step.span);
   q.scratch = static_cast<std::int32_t>(shape.slots);
   q.reuse = step.reuse ? 1 : 0;
+  q.one_hole = step.reuse && step.live + step.evict == step.span ? 1 : 0;
+  q.state_row = static_cast<std::int32_t>(s.row);
   q.update = static_cast<std::int32_t>(score_update(params, step.prompt_length, newest));
   q.first_scored = static_cast<std::int32_t>(first_scored(s, step));
   q.method = static_cast<std::int32_t>(params.method);

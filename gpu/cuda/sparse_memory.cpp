@@ -28,6 +28,8 @@ Result<std::unique_ptr<SparseMemory>> SparseMemory::create(const model::ModelSpe
              layers = static_cast<std::size_t>(spec.num_layers);
   memory->slots_max_ = std::uint64_t{pool.num_blocks} * pool.block_size;
   const std::pair<Memory*, std::size_t> wanted[] = {
+      {&memory->metadata_, pool.num_blocks * metadata_bytes(spec, pool.block_size)},
+      {&memory->victims_, units_of(spec) * pool.max_rows * sizeof(std::int32_t)},
       {&memory->places_, units_of(spec) * limits.max_sparse * sizeof(SparsePlace)},
       {&memory->logits_, memory->slots_max_ * heads * sizeof(float)},
       {&memory->sums_, memory->slots_max_ * layers * sizeof(float)},
@@ -44,12 +46,14 @@ Result<std::unique_ptr<SparseMemory>> SparseMemory::create(const model::ModelSpe
   SparseSlots& slots = memory->slots_;
   slots.pool = static_cast<char*>(pool.data);
   slots.block_bytes = static_cast<std::int64_t>(pool.block_bytes);
-  slots.metadata_offset = static_cast<std::int64_t>(pool.block_bytes - metadata_bytes(spec, pool.block_size));
+  slots.metadata = memory->metadata();
+  slots.metadata_bytes = static_cast<std::int64_t>(metadata_bytes(spec, pool.block_size));
   slots.layers = spec.num_layers;
   slots.heads = spec.num_heads;
   slots.kv_heads = spec.num_kv_heads;
   slots.block_size = static_cast<int>(pool.block_size);
   slots.max_sequences = static_cast<int>(limits.max_sparse);
+  slots.victims = memory->victims_.as<std::int32_t>();
   slots.places = memory->places_.as<SparsePlace>();
   slots.logits = memory->logits_.as<float>();
   slots.sums = memory->sums_.as<float>();

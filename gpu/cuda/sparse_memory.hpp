@@ -2,8 +2,8 @@
 #pragma once
 
 // SparseMemory: what a device opened for sparsified sequences keeps beside its pool, and the launches around
-// a step's layers. Allocated once: some bytes a slot of the pool for a layer's logits, less than a percent of
-// it.
+// a step's layers. Allocated once: positions and scores of every block's slots, and some bytes a slot of the
+// pool for a layer's logits, less than a percent of it.
 
 #include <memory>
 
@@ -15,7 +15,7 @@ namespace spillway::gpu::cuda {
 
 class SparseMemory {
  public:
-  /// Bytes behind a block's keys and values.
+  /// Positions and scores of a block.
   [[nodiscard]] static std::size_t metadata_bytes(const model::ModelSpec& spec, std::uint32_t block_size);
   /// Bytes of scratch a block of the pool.
   [[nodiscard]] static std::size_t scratch_bytes(const model::ModelSpec& spec, std::uint32_t block_size);
@@ -23,7 +23,7 @@ class SparseMemory {
   struct Pool {
     void* data = nullptr;
     std::size_t block_bytes = 0;
-    std::uint32_t num_blocks = 0, block_size = 0;
+    std::uint32_t num_blocks = 0, block_size = 0, max_rows = 0;
   };
   /// Errors: kOutOfMemory.
   [[nodiscard]] static Result<std::unique_ptr<SparseMemory>> create(const model::ModelSpec& spec,
@@ -32,6 +32,8 @@ class SparseMemory {
 
   /// The slots of a step whose inputs are at `in`, on the device.
   [[nodiscard]] SparseSlots slots(const StepInputs& in, const SparseShape& shape) const;
+  /// [num_blocks], metadata_bytes() each; copies of blocks take it along.
+  [[nodiscard]] char* metadata() const noexcept { return metadata_.as<char>(); }
   /// [rows, heads]
   [[nodiscard]] float* lse() const noexcept { return lse_.as<float>(); }
   /// Slots of all sparsified sequences of a step.
@@ -48,7 +50,7 @@ class SparseMemory {
   SparseMemory() = default;
   SparseSlots slots_;
   std::uint64_t slots_max_ = 0;
-  Memory places_, logits_, sums_, emptied_, lse_;
+  Memory metadata_, places_, victims_, logits_, sums_, emptied_, lse_;
 };
 
 }  // namespace spillway::gpu::cuda

@@ -4,7 +4,7 @@
 namespace spillway::gpu::cuda {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kThreads = 128;
 constexpr int kAtOnce = 4;  // loads under way
 
 /// The first slot below `span` without a token, or span - 1. Called by a warp.
@@ -33,23 +33,45 @@ __device__ int first_hole(const UnitSlots& slots, int span, int lane) {
   return span - 1;
 }
 
-/// A warp a unit and sequence.
+/// What a prompt's chunk brings to one unit: slot = position. Called by a warp.
+__device__ void place_chunk(const SparseSequence& s, const UnitSlots& slots, int lane) {
+  for (int t = lane; t < s.tokens; t += 32) {
+    const int slot = s.span - s.tokens + t;
+    *slots.position(slot) = static_cast<float>(s.position + t);
+    *slots.score(slot) = 0;
+  }
+}
+
+/// The slot of the one token where no search is needed, else -1: what the last eviction freed is the only
+/// hole, if it is one.
+__device__ int known_slot(const SparseSlots& p, const SparseSequence& s, int unit, const UnitSlots& slots) {
+  if (s.reuse == 0) return s.span - 1;
+  if (s.one_hole == 0) return -1;
+  const int victim = *victim_of(p, s, unit);
+  return victim >= 0 && victim < s.span && *slots.position(victim) < 0 ? victim : -1;
+}
+
+/// A warp 32 units of a sequence, each lane its own; those that must be searched, and a prompt's, all lanes
+/// together.
 __global__ void sparse_place(const SparseSlots p) {
   if (static_cast<int>(blockIdx.y) >= *p.count) return;
   const SparseSequence s = p.sequences[blockIdx.y];
-  const int unit = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (unit >= p.layers * p.kv_heads) return;
+  const int units = p.layers * p.kv_heads, lane = threadIdx.x % 32;
+  const int first = blockIdx.x * kThreads + static_cast<int>(threadIdx.x) - lane,
+            unit = min(first + lane, units - 1);
   const UnitSlots slots(p, s.table, unit);
-  if (s.tokens > 1) {
-    for (int t = lane; t < s.tokens; t += 32) {
-      const int slot = s.span - s.tokens + t;
-      *slots.position(slot) = static_cast<float>(s.position + t);
-      *slots.score(slot) = 0;
+  int slot = s.tokens > 1 ? -1 : known_slot(p, s, unit, slots);
+  for (unsigned left = __ballot_sync(0xffffffffu, first + lane < units && slot < 0); left != 0;
+       left &= left - 1) {
+    const int next = __ffs(left) - 1;
+    const UnitSlots its_slots(p, s.table, first + next);
+    if (s.tokens > 1) {
+      place_chunk(s, its_slots, lane);
+    } else if (const int hole = first_hole(its_slots, s.span, lane); lane == next) {
+      slot = hole;
     }
-    return;
   }
-  const int slot = s.reuse != 0 ? first_hole(slots, s.span, lane) : s.span - 1;
-  if (lane != 0) return;
+  if (s.tokens > 1 || first + lane >= units) return;
   *slots.position(slot) = static_cast<float>(s.position);
   *slots.score(slot) = 0;
   const int layer = unit / p.kv_heads, kv_head = unit % p.kv_heads;
@@ -60,8 +82,8 @@ __global__ void sparse_place(const SparseSlots p) {
 }  // namespace
 
 void launch_sparse_place(const SparseSlots& p, cudaStream_t stream) {
-  const dim3 grid((p.layers * p.kv_heads + kWarps - 1) / kWarps, p.launched);
-  sparse_place<<<grid, kWarps * 32, 0, stream>>>(p);
+  const dim3 grid((p.layers * p.kv_heads + kThreads - 1) / kThreads, p.launched);
+  sparse_place<<<grid, kThreads, 0, stream>>>(p);
 }
 
 }  // namespace spillway::gpu::cuda

@@ -34,7 +34,7 @@ void tell_slots(const StepPlan& plan, const StepInputs& inputs, const SparseSlot
     std::vector<float> positions(units * count), scores(units * count);
     for (std::size_t at = 0; at < count; ++at) {
       if (at % block == 0) {
-        const char* from = slots.pool + table[at / block] * slots.block_bytes + slots.metadata_offset;
+        const char* from = slots.metadata + table[at / block] * slots.metadata_bytes;
         (void)cudaMemcpy(one.data(), from, one.size() * sizeof(float), cudaMemcpyDeviceToHost);
       }
       for (std::size_t unit = 0; unit < units; ++unit) {

@@ -12,9 +12,9 @@ namespace spillway::gpu::cuda {
 class UnitSlots {
  public:
   __device__ UnitSlots(const SparseSlots& p, int table, int unit)
-      : metadata_(p.pool + p.metadata_offset + std::int64_t{unit} * 2 * p.block_size * sizeof(float)),
+      : metadata_(p.metadata + std::int64_t{unit} * 2 * p.block_size * sizeof(float)),
         table_(p.block_table + table),
-        block_bytes_(p.block_bytes),
+        block_bytes_(p.metadata_bytes),
         size_(p.block_size) {
     shift_ = __ffs(p.block_size) - 1;
   }
@@ -31,6 +31,11 @@ class UnitSlots {
   std::int64_t block_bytes_;
   int size_, shift_;
 };
+
+/// Where the unit's last victim is noted.
+__device__ __forceinline__ std::int32_t* victim_of(const SparseSlots& p, const SparseSequence& s, int unit) {
+  return p.victims + std::int64_t{s.state_row} * p.layers * p.kv_heads + unit;
+}
 
 __device__ __forceinline__ int padded_span(int span) { return (span + 3) & ~3; }
 

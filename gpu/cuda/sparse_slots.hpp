@@ -4,11 +4,12 @@
 // The slots of sparsified sequences (gpu/sparse_step.hpp) and the kernels that write, judge, evict and pack
 // them.
 //
-// Behind its keys and values a block has, for each layer and KV head (a unit), float position[block_size] and
-// float score[block_size], and nowhere else is anything kept of a slot. Within a step: place, then in each
-// layer attention and scores, then pool, evict, report and pack. What a step with one token evicts a head at
-// a time goes at the end of its attention kernel, everything else behind the last layer, in kernels that only
-// such steps launch.
+// Beside its keys and values a block has, for each layer and KV head (a unit), float position[block_size] and
+// float score[block_size], in an array of their own, so that keys and values lie as on any other device.
+// Nowhere else is anything kept of a slot, but a row's last victims as a guess at its holes. Within a step:
+// place, then in each layer attention and scores, then pool, evict, report and pack. What a step with one
+// token evicts a head at a time goes at the end of its attention kernel, everything else behind the last
+// layer, in kernels that only such steps launch.
 //
 // Sums run in a fixed order and nothing is added atomically: a step gives the same scores every time. What
 // else is in the batch, and how a prompt is cut, shows in the last bits of what is added, as in all of a
@@ -33,7 +34,9 @@ struct SparseSequence {
   std::int32_t span = 0;        // slots
   std::int32_t scratch = 0;     // its first slot in arrays over all slots of a step; a multiple of 4
   std::int32_t reuse = 0;
-  std::int32_t update = 0;  // ScoreUpdate, of every query that counts
+  std::int32_t one_hole = 0;   // reuse: there is no other
+  std::int32_t state_row = 0;  // of `victims`
+  std::int32_t update = 0;     // ScoreUpdate, of every query that counts
   std::int32_t first_scored =
       0;                         // token of a prompt's chunk from which on queries count; `tokens`: none does
   std::int32_t method = 0;       // SparseMethod
@@ -59,13 +62,17 @@ struct SparsePlace {
 
 struct SparseSlots {
   char* pool = nullptr;
-  std::int64_t block_bytes = 0, metadata_offset = 0;  // the latter inside a block
+  std::int64_t block_bytes = 0;     // keys and values, from one block to the next
+  char* metadata = nullptr;         // [blocks][layers, kv_heads][position | score][block_size]
+  std::int64_t metadata_bytes = 0;  // from one block's to the next
   int layers = 0, heads = 0, kv_heads = 0, block_size = 0;
   const std::int32_t* block_table = nullptr;
   const SparseSequence* sequences = nullptr;  // [max_sequences], of which the first *count count
   const std::int32_t* count = nullptr;
   int max_sequences = 0;
   SparsePlace* places = nullptr;  // [layers, max_sequences, kv_heads]
+  std::int32_t* victims =
+      nullptr;  // [rows, layers, kv_heads] the slot that a row's last single eviction freed
   float* logits =
       nullptr;            // of a sequence from scratch * heads: [heads, span up to a multiple of 4], in log2
   float* sums = nullptr;  // of a sequence from scratch * layers: [layers, the same]

@@ -22,10 +22,12 @@ struct SlotShape {
 
 class SlotScene {
  public:
+  static constexpr double kOneHole = -1;
   SlotScene(const SlotShape& shape, unsigned seed) : shape_(shape), random_(seed) {}
 
   /// A sequence of `span` slots; each holds a token but with probability `holes`. Positions are distinct and
-  /// below 2 * span, the same in all units if `alike`. With `to_copy` slots for packing by copy.
+  /// below 2 * span, the same in all units if `alike`. With `to_copy` slots for packing by copy. kOneHole:
+  /// exactly one, noted as the last victim, though not rightly so in every unit.
   SparseSequence& add(int span, double holes, bool alike = false, int to_copy = 0) {
     SparseSequence s;
     s.table = static_cast<int>(table_.size());
@@ -35,7 +37,7 @@ class SlotScene {
     s.span = span;
     s.scratch = slots_;
     slots_ += (span + 3) / 4 * 4;
-    s.row = static_cast<int>(sequences_.size());
+    s.row = s.state_row = static_cast<int>(sequences_.size());
     s.tokens = 1;
     s.position = 2 * span;
     s.end_evictable = 1e9f;
@@ -58,6 +60,7 @@ class SlotScene {
     for (std::size_t block = 0; block < table_.size(); ++block)
       for (std::size_t i = 0; i < elements; ++i)
         put(&bytes[block * block_bytes_ + i * bytes_of(shape_.element)], normal(random_));
+    victims_of_.assign(sequences_.size() * static_cast<std::size_t>(shape_.units()), -1);
     for (std::size_t s = 0; s < sequences_.size(); ++s) fill(s);
     pool_ = std::make_unique<DeviceArray<std::uint8_t>>(bytes);
     device_table_ = std::make_unique<DeviceArray<std::int32_t>>(table_);
@@ -69,6 +72,7 @@ class SlotScene {
     sums_ = std::make_unique<DeviceArray<float>>(all * static_cast<std::size_t>(shape_.layers));
     places_ = std::make_unique<DeviceArray<SparsePlace>>(sequences_.size() *
                                                          static_cast<std::size_t>(shape_.units()));
+    victims_ = std::make_unique<DeviceArray<std::int32_t>>(victims_of_);
     emptied_ = std::make_unique<DeviceArray<std::uint8_t>>(std::vector<std::uint8_t>(table_.size(), 7));
   }
 
@@ -76,7 +80,8 @@ class SlotScene {
     SparseSlots p;
     p.pool = reinterpret_cast<char*>(pool_->data());
     p.block_bytes = static_cast<std::int64_t>(block_bytes_);
-    p.metadata_offset = static_cast<std::int64_t>(kv_bytes_);
+    p.metadata = p.pool + kv_bytes_;  // here behind each block's keys and values
+    p.metadata_bytes = p.block_bytes;
     p.layers = shape_.layers;
     p.heads = shape_.heads;
     p.kv_heads = shape_.kv_heads;
@@ -86,6 +91,7 @@ class SlotScene {
     p.count = count_->data();
     p.max_sequences = p.launched = static_cast<int>(sequences_.size());
     p.places = places_->data();
+    p.victims = victims_->data();
     p.logits = logits_->data();
     p.sums = sums_->data();
     p.emptied = emptied_->data();
@@ -157,6 +163,14 @@ class SlotScene {
       for (int slot = 0; slot < q.span; ++slot)
         if (std::uniform_real_distribution<double>(0, 1)(random_) < filled_[s].holes)
           all[static_cast<std::size_t>(slot)] = kHole;
+      if (filled_[s].holes == kOneHole) {
+        const int hole = static_cast<int>(random_() % static_cast<unsigned>(q.span));
+        all[static_cast<std::size_t>(hole)] = kHole;
+        const int noted[] = {hole, hole, static_cast<int>(random_() % static_cast<unsigned>(q.span)),
+                             q.span + 3, -1};
+        victims_of_[s * static_cast<std::size_t>(shape_.units()) + static_cast<std::size_t>(unit)] =
+            noted[random_() % 5];
+      }
       if (unit == 0) first = all;
       if (filled_[s].alike) all = first;
       for (int slot = 0; slot < q.span; ++slot) {
@@ -206,11 +220,11 @@ class SlotScene {
   std::mt19937 random_;
   std::vector<SparseSequence> sequences_;
   std::vector<Filling> filled_;
-  std::vector<std::int32_t> table_;
+  std::vector<std::int32_t> table_, victims_of_;
   int slots_ = 0;
   std::size_t kv_bytes_ = 0, block_bytes_ = 0;
   std::unique_ptr<DeviceArray<std::uint8_t>> pool_, emptied_;
-  std::unique_ptr<DeviceArray<std::int32_t>> device_table_, count_;
+  std::unique_ptr<DeviceArray<std::int32_t>> device_table_, count_, victims_;
   std::unique_ptr<DeviceArray<SparseSequence>> device_sequences_;
   std::unique_ptr<DeviceArray<float>> logits_, sums_;
   std::unique_ptr<DeviceArray<SparsePlace>> places_;

@@ -32,13 +32,17 @@ std::vector<float> summed_scores(const SlotScene& scene, std::size_t s, int firs
 
 }  // namespace
 
-TEST_CASE("cuda slots: a token takes each head's first hole, or the last slot, and has a score of 0") {
+TEST_CASE("cuda slots: a token takes each head's first hole, noted or not, or the last slot, and has a score of 0") {
   SPW_NEEDS_GPU();
   const int block_size = GENERATE(8, 16, 32, 64);
   SlotScene scene(shape_of_block(block_size), 1);
   for (const int span : kSpans)
     for (const double holes : {0.0, 0.01, 0.5, 1.0})
       for (const int reuse : {0, 1}) scene.add(span, holes).reuse = reuse;
+  for (const int span : kSpans) {
+    SparseSequence& s = scene.add(span, SlotScene::kOneHole);
+    s.reuse = s.one_hole = 1;
+  }
   scene.upload();
   launch_sparse_place(scene.slots(), nullptr);
   finish();
