@@ -85,8 +85,15 @@ void BlockCopies::enqueue(const CopyPlan& plan, cudaStream_t stream) const {
     for (const BlockPart& part : pools_.parts) {
       const char* from = reads_host(plan) ? part.host : part.device;
       char* to = writes_host(plan) ? part.host : part.device;
-      (void)cudaMemcpyAsync(to + first_to * part.block_bytes, from + first_from * part.block_bytes, count * part.block_bytes,
-                            cudaMemcpyDefault, stream);
+      from += first_from * part.block_bytes;
+      to += first_to * part.block_bytes;
+      if (part.rows == 1) {
+        (void)cudaMemcpyAsync(to, from, count * part.block_bytes, cudaMemcpyDefault, stream);
+      } else {
+        (void)cudaMemcpy2DAsync(to, part.block_bytes * (writes_host(plan) ? pools_.host_blocks : pools_.device_blocks), from,
+                                part.block_bytes * (reads_host(plan) ? pools_.host_blocks : pools_.device_blocks),
+                                count * part.block_bytes, part.rows, cudaMemcpyDefault, stream);
+      }
     }
     i += count;
   }

@@ -15,11 +15,12 @@
 
 namespace spillway::gpu::cuda {
 
-/// What a block consists of: a piece of each of these arrays over all blocks.
+/// What a block consists of: of each of these, a piece of every row.
 struct BlockPart {
-  char* device = nullptr;
-  char* host = nullptr;  // pinned
-  std::size_t block_bytes = 0;
+  char* device = nullptr;  // [rows][blocks]
+  char* host = nullptr;    // the same, pinned
+  std::size_t block_bytes = 0;  // in one row
+  std::size_t rows = 1;
 };
 
 struct BlockPools {

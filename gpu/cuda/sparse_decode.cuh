@@ -35,7 +35,9 @@ __device__ __forceinline__ int own_slot(const SparseAttentionParams& p, const De
 /// put().
 template <int kQueries, int kThreads>
 struct SparseTile {
-  static constexpr int kKeys = 2048 / kQueries;
+  // What a tile takes of a multiprocessor's shared memory is missing in its L1, through which keys and values
+  // come.
+  static constexpr int kKeys = kQueries == 1 ? 1024 : 2048 / kQueries;
   unsigned seen[kKeys / 32];
   __align__(16) float logits[kQueries][kKeys];
   __align__(16) float positions[kKeys], scores[kKeys];  // of all slots, where they fit
@@ -114,7 +116,7 @@ struct SparseTile {
       return here ? *reinterpret_cast<const float4*>(&logits[g][slot])
                   : __ldcg(reinterpret_cast<const float4*>(stored + std::int64_t{g} * stride + slot));
     };
-    const ReadPool pool{p.block_size};
+    const ReadPool pool{UnitSlots::to_score(p.slots)};
     const auto read = [&](const float* from, int slot, bool score) {
       if (!here) return pool(from, slot, score);
       return *reinterpret_cast<const float4*>(score ? &scores[min(slot, kKeys - 4)]

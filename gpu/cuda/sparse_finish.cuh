@@ -32,9 +32,9 @@ __device__ int least_of_block(std::uint64_t worth, int slot) {
 
 /// read of finish_unit() from the pool.
 struct ReadPool {
-  int block_size;
+  int to_score;
   __device__ float4 operator()(const float* at, int, bool score) const {
-    return *reinterpret_cast<const float4*>(score ? at + block_size : at);
+    return *reinterpret_cast<const float4*>(score ? at + to_score : at);
   }
 };
 
@@ -82,7 +82,7 @@ __device__ void finish_unit(const SparseSlots& p, const SparseSequence& s, int u
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           if (positions[i] >= 0 && slot + i < s.span) scores[i] = adds ? scores[i] + given[i] : given[i];
-        *reinterpret_cast<float4*>(at[j] + p.block_size) = {scores[0], scores[1], scores[2], scores[3]};
+        *reinterpret_cast<float4*>(at[j] + UnitSlots::to_score(p)) = {scores[0], scores[1], scores[2], scores[3]};
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {

@@ -47,7 +47,9 @@ Result<std::unique_ptr<SparseMemory>> SparseMemory::create(const model::ModelSpe
   slots.pool = static_cast<char*>(pool.data);
   slots.block_bytes = static_cast<std::int64_t>(pool.block_bytes);
   slots.metadata = memory->metadata();
-  slots.metadata_bytes = static_cast<std::int64_t>(metadata_bytes(spec, pool.block_size));
+  slots.metadata_bytes =
+      static_cast<std::int64_t>(metadata_bytes(spec, pool.block_size)) / static_cast<std::int64_t>(spec.num_layers);
+  slots.metadata_layer_bytes = slots.metadata_bytes * pool.num_blocks;
   slots.layers = spec.num_layers;
   slots.heads = spec.num_heads;
   slots.kv_heads = spec.num_kv_heads;

@@ -32,7 +32,8 @@ class SparseMemory {
 
   /// The slots of a step whose inputs are at `in`, on the device.
   [[nodiscard]] SparseSlots slots(const StepInputs& in, const SparseShape& shape) const;
-  /// [num_blocks], metadata_bytes() each; copies of blocks take it along.
+  /// [layers][num_blocks], metadata_bytes() a block in all; copies of blocks take it along. By layers, as the
+  /// layers of one kernel are: a page of memory then has many blocks' share, which TLBs like.
   [[nodiscard]] char* metadata() const noexcept { return metadata_.as<char>(); }
   /// [rows, heads]
   [[nodiscard]] float* lse() const noexcept { return lse_.as<float>(); }

@@ -22,8 +22,8 @@ void collect_emptied(const StepPlan& plan, const StepInputs& inputs, const std::
 void tell_slots(const StepPlan& plan, const StepInputs& inputs, const SparseSlots& slots,
                 const decltype(CudaOptions::on_slots)& on_slots) {
   const auto units = static_cast<std::size_t>(slots.layers * slots.kv_heads),
-             block = static_cast<std::size_t>(slots.block_size);
-  std::vector<float> one(units * 2 * block);  // a block's positions and scores
+             heads = static_cast<std::size_t>(slots.kv_heads), block = static_cast<std::size_t>(slots.block_size);
+  std::vector<float> one(units * 2 * block);  // a block's positions and scores, layer by layer
   std::size_t next = 0;
   for (std::uint32_t i = 0; i < plan.sequences.size(); ++i) {
     if (!plan.sequences[i].sparsified()) continue;
@@ -35,11 +35,14 @@ void tell_slots(const StepPlan& plan, const StepInputs& inputs, const SparseSlot
     for (std::size_t at = 0; at < count; ++at) {
       if (at % block == 0) {
         const char* from = slots.metadata + table[at / block] * slots.metadata_bytes;
-        (void)cudaMemcpy(one.data(), from, one.size() * sizeof(float), cudaMemcpyDeviceToHost);
+        const std::size_t share = 2 * heads * block * sizeof(float);
+        (void)cudaMemcpy2D(one.data(), share, from, static_cast<std::size_t>(slots.metadata_layer_bytes), share,
+                           units / heads, cudaMemcpyDeviceToHost);
       }
       for (std::size_t unit = 0; unit < units; ++unit) {
-        positions[unit * count + at] = one[unit * 2 * block + at % block];
-        scores[unit * count + at] = one[(unit * 2 + 1) * block + at % block];
+        const std::size_t position = (unit / heads * 2 * heads + unit % heads) * block + at % block;
+        positions[unit * count + at] = one[position];
+        scores[unit * count + at] = one[position + heads * block];
       }
     }
     on_slots(plan, i, positions, scores);

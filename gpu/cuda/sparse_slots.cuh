@@ -12,24 +12,28 @@ namespace spillway::gpu::cuda {
 class UnitSlots {
  public:
   __device__ UnitSlots(const SparseSlots& p, int table, int unit)
-      : metadata_(p.metadata + std::int64_t{unit} * 2 * p.block_size * sizeof(float)),
+      : metadata_(p.metadata + unit / p.kv_heads * p.metadata_layer_bytes +
+                  unit % p.kv_heads * p.block_size * static_cast<int>(sizeof(float))),
         table_(p.block_table + table),
         block_bytes_(p.metadata_bytes),
-        size_(p.block_size) {
+        size_(p.block_size),
+        to_score_(to_score(p)) {
     shift_ = __ffs(p.block_size) - 1;
   }
 
   __device__ float* position(int slot) const {
     return reinterpret_cast<float*>(metadata_ + table_[slot >> shift_] * block_bytes_) + (slot & (size_ - 1));
   }
-  __device__ float* score(int slot) const { return position(slot) + size_; }
+  __device__ float* score(int slot) const { return position(slot) + to_score_; }
   __device__ int in_pool(int slot) const { return table_[slot >> shift_] * size_ + (slot & (size_ - 1)); }
+  /// From a slot's position to its score.
+  __device__ static int to_score(const SparseSlots& p) { return p.kv_heads * p.block_size; }
 
  private:
   char* metadata_;
   const std::int32_t* table_;
   std::int64_t block_bytes_;
-  int size_, shift_;
+  int size_, to_score_, shift_;
 };
 
 /// Where the unit's last victim is noted.

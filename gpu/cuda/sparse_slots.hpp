@@ -62,9 +62,10 @@ struct SparsePlace {
 
 struct SparseSlots {
   char* pool = nullptr;
-  std::int64_t block_bytes = 0;     // keys and values, from one block to the next
-  char* metadata = nullptr;         // [blocks][layers, kv_heads][position | score][block_size]
-  std::int64_t metadata_bytes = 0;  // from one block's to the next
+  std::int64_t block_bytes = 0;           // keys and values, from one block to the next
+  char* metadata = nullptr;               // [layers][blocks][position | score][kv_heads][block_size]
+  std::int64_t metadata_bytes = 0;        // from one block's share of a layer to the next
+  std::int64_t metadata_layer_bytes = 0;  // from one layer to the next
   int layers = 0, heads = 0, kv_heads = 0, block_size = 0;
   const std::int32_t* block_table = nullptr;
   const SparseSequence* sequences = nullptr;  // [max_sequences], of which the first *count count

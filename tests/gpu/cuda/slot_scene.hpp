@@ -82,6 +82,7 @@ class SlotScene {
     p.block_bytes = static_cast<std::int64_t>(block_bytes_);
     p.metadata = p.pool + kv_bytes_;  // here behind each block's keys and values
     p.metadata_bytes = p.block_bytes;
+    p.metadata_layer_bytes = std::int64_t{2} * shape_.kv_heads * shape_.block_size * 4;
     p.layers = shape_.layers;
     p.heads = shape_.heads;
     p.kv_heads = shape_.kv_heads;
@@ -113,7 +114,7 @@ class SlotScene {
     return get_float(in, metadata_at(table, unit, slot));
   }
   [[nodiscard]] float score(const std::vector<std::uint8_t>& in, int table, int unit, int slot) const {
-    return get_float(in, metadata_at(table, unit, slot) + static_cast<std::size_t>(shape_.block_size) * 4);
+    return get_float(in, metadata_at(table, unit, slot) + to_score());
   }
   void set_position(int table, int unit, int slot, float value) {
     std::memcpy(&bytes[metadata_at(table, unit, slot)], &value, 4);
@@ -176,17 +177,21 @@ class SlotScene {
       for (int slot = 0; slot < q.span; ++slot) {
         set_position(q.table, unit, slot, all[static_cast<std::size_t>(slot)]);
         const float score = static_cast<float>(random_() % 16) / 8;  // equal ones occur
-        std::memcpy(
-            &bytes[metadata_at(q.table, unit, slot) + static_cast<std::size_t>(shape_.block_size) * 4],
-            &score, 4);
+        std::memcpy(&bytes[metadata_at(q.table, unit, slot) + to_score()], &score, 4);
       }
     }
+  }
+  [[nodiscard]] std::size_t to_score() const {
+    return static_cast<std::size_t>(shape_.kv_heads * shape_.block_size) * 4;
   }
   [[nodiscard]] std::size_t metadata_at(int table, int unit, int slot) const {
     const auto block =
         static_cast<std::size_t>(table_[static_cast<std::size_t>(table + slot / shape_.block_size)]);
     return block * block_bytes_ + kv_bytes_ +
-           static_cast<std::size_t>(unit * 2 * shape_.block_size + slot % shape_.block_size) * 4;
+           static_cast<std::size_t>((unit / shape_.kv_heads * 2 * shape_.kv_heads + unit % shape_.kv_heads) *
+                                        shape_.block_size +
+                                    slot % shape_.block_size) *
+               4;
   }
   static float get_float(const std::vector<std::uint8_t>& in, std::size_t at) {
     float value;
