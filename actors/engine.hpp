@@ -81,6 +81,8 @@ struct EngineOptions {
   bool trace_kernels = false;             // with trace, on a GPU: every kernel too
   std::function<void(const actors::SlotTotals&)> on_slots;  // hears of the KV slots at every step, on an
                                                             // engine's worker; empty: nobody counts them
+  std::function<void(std::uint64_t done_bytes, std::uint64_t all_bytes)> on_weights;  // hears of each tensor that has
+                                                // reached the device while the engine is made; empty: nobody
   std::filesystem::path trace;                  // write Chrome trace JSON here; empty: no tracing
   std::chrono::seconds stall_limit{60};  // a session that takes no output for so long has its request cut
 };

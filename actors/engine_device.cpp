@@ -89,6 +89,15 @@ gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& 
           .sparse_kv = set.sparse_kv.on() || set.sparse_kv_per_request};
 }
 
+/// Gives a tensor's pages back once the device has its values, and tells how far that is.
+std::function<void(const model::TensorView&)> weights_listener(const EngineOptions& set, const model::Model& model) {
+  return [&, done_bytes = std::uint64_t{0}](const model::TensorView& tensor) mutable {
+    model.release_pages(tensor);
+    done_bytes += tensor.data.size();
+    if (set.on_weights) set.on_weights(done_bytes, model.weight_bytes());
+  };
+}
+
 Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const model::Model& model,
                                                const gpu::DeviceOptions& options, DeviceTrack* track) {
   gpu::cuda::CudaOptions cuda;
@@ -103,7 +112,7 @@ Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const m
     };
   }
   return gpu::cuda::open_cuda_device(model.spec(), model.weights(), options, cuda,
-                                     [&](const model::TensorView& tensor) { model.release_pages(tensor); });
+                                     weights_listener(set, model));
 }
 
 Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const model::Model& model,
@@ -123,7 +132,7 @@ Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const m
     host.cpu_target = *target;
   }
   return gpu::host::HostDevice::create(model.spec(), model.weights(), options, host,
-                                       [&](const model::TensorView& tensor) { model.release_pages(tensor); });
+                                       weights_listener(set, model));
 }
 
 }  // namespace

@@ -16,6 +16,20 @@ int columns_of(int fd) {
   return ::ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
+/// A bar as long as fits before `right`.
+std::string with_bar(std::uint64_t done, std::uint64_t total, const std::string& right, int columns) {
+  const int room = std::min(columns - 1 - static_cast<int>(right.size()) - 2, 40);
+  std::string text;
+  if (room >= 5) {
+    const auto cells = static_cast<std::size_t>(room);
+    const std::size_t full = total == 0 ? cells : cells * std::min(done, total) / total;
+    text =
+        "[" + std::string(full, '=') + (full < cells ? ">" + std::string(cells - full - 1, ' ') : "") + "]";
+  }
+  text += right;
+  return text.substr(0, static_cast<std::size_t>(std::max(columns - 1, 0)));
+}
+
 }  // namespace
 
 std::string progress_text(std::size_t done, std::size_t total, std::uint64_t tokens, double elapsed_s,
@@ -35,16 +49,28 @@ std::string progress_text(std::size_t done, std::size_t total, std::uint64_t tok
                                     "  %lld:%02lld:%02lld left", left / 3600, left / 60 % 60, left % 60);
     }
   }
-  const int room = std::min(columns - 1 - length - 2, 40);
-  std::string text;
-  if (room >= 5) {
-    const auto cells = static_cast<std::size_t>(room);
-    const std::size_t full = total == 0 ? cells : cells * std::min(done, total) / total;
-    text =
-        "[" + std::string(full, '=') + (full < cells ? ">" + std::string(cells - full - 1, ' ') : "") + "]";
-  }
-  text += right;
-  return text.substr(0, static_cast<std::size_t>(std::max(columns - 1, 0)));
+  return with_bar(done, total, right, columns);
+}
+
+std::string weights_text(std::uint64_t done_bytes, std::uint64_t all_bytes, int columns) {
+  char right[64];
+  std::snprintf(right, sizeof right, " %.1f/%.1f GB of weights", static_cast<double>(done_bytes) * 1e-9,
+                static_cast<double>(all_bytes) * 1e-9);
+  return with_bar(done_bytes, all_bytes, right, columns);
+}
+
+WeightsBar::WeightsBar() : shown_(is_terminal(2)) {}
+
+void WeightsBar::clear() {
+  if (drawn_) static_cast<void>(write_all(2, "\r\x1b[K"));
+  drawn_ = false;
+}
+
+void WeightsBar::update(std::uint64_t done_bytes, std::uint64_t all_bytes, double now_s) {
+  if (!shown_ || (drawn_ && now_s - drawn_s_ < 0.1)) return;
+  static_cast<void>(write_all(2, "\r" + weights_text(done_bytes, all_bytes, columns_of(2)) + "\x1b[K"));
+  drawn_ = true;
+  drawn_s_ = now_s;
 }
 
 ProgressBar::ProgressBar(std::size_t total) : shown_(is_terminal(2)), total_(total) {}

@@ -2,9 +2,11 @@
 #include "cli/start_engine.hpp"
 
 #include <cstdio>
+#include <memory>
 #include <utility>
 
 #include "cli/log.hpp"
+#include "cli/progress.hpp"
 #include "cli/stats.hpp"
 #include "cli/values.hpp"
 
@@ -14,7 +16,12 @@ Result<std::unique_ptr<Engine>> start_engine(EngineOptions options, bool keep_st
   // Our reader is a terminal, a file or a pipe: a pager that nobody scrolls is no reason to cut the answer.
   if (!keep_stall_limit) options.stall_limit = std::chrono::hours(24 * 365);
   const double start_s = seconds_since_process_start();
+  const auto bar = std::make_shared<WeightsBar>();  // the engine keeps its options
+  options.on_weights = [bar](std::uint64_t done_bytes, std::uint64_t all_bytes) {
+    bar->update(done_bytes, all_bytes, seconds_since_process_start());
+  };
   Result<std::unique_ptr<Engine>> engine = Engine::create(std::move(options));
+  bar->clear();
   if (!engine) return engine;
   const model::Model& model = (*engine)->model();
   if (!(*engine)->why_host().empty()) {

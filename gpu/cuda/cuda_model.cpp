@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/cuda_model.hpp"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,7 +11,7 @@
 #include <string>
 #include <utility>
 
-#include "gpu/cuda/staging_team.hpp"
+#include "gpu/cuda/upload_team.hpp"
 #include "gpu/cuda/weights.hpp"
 
 namespace spillway::gpu::cuda {
@@ -16,8 +19,16 @@ namespace {
 
 using model::TensorView;
 
-constexpr std::size_t kStageBytes = std::size_t{32} << 20;
-constexpr unsigned kStagingThreads = 12;
+constexpr unsigned kUploadThreads = 12;
+
+/// Has the kernel map a part of a file at once, where a first touch would fault 16 pages at a time.
+void map_pages(const std::byte* data, std::size_t bytes) {
+#ifdef MADV_POPULATE_READ
+  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(data) / page * page, end = reinterpret_cast<std::uintptr_t>(data) + bytes;
+  (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
+#endif
+}
 
 /// What a rank takes of a tensor; all of it: {}.
 struct Slice {
@@ -52,28 +63,36 @@ struct Source {
   const std::function<void(const TensorView&)>& on_uploaded;
 };
 
-/// Fills a model; the first error sticks and turns the rest into no-ops. Two pinned buffers take turns, so that
-/// the file is read, by several threads, while the link is busy.
+/// Fills a model; the first error sticks and turns the rest into no-ops. What comes from a file is brought by a team of threads
+/// while the next matrices are allocated.
 class Uploader {
  public:
   Uploader(CudaModel& model, const Source& source, cudaStream_t stream)
       : model_(model), random_(source.random), source_(source), stream_(stream) {
     if (random_) return;
-    for (Stage& stage : stages_) {
-      keep(Memory::pinned(kStageBytes, "the upload of weights"), stage.host);
-      keep(Memory::device(kStageBytes, "the upload of weights"), stage.device);
-      check(cudaEventCreateWithFlags(&stage.used, cudaEventDisableTiming), "event");
+    check(cudaEventCreateWithFlags(&cleared_, cudaEventDisableTiming), "event");
+    if (Result<std::unique_ptr<UploadTeam>> team = UploadTeam::create(std::min(kUploadThreads, std::thread::hardware_concurrency()));
+        team.ok()) {
+      team_ = std::move(*team);
+    } else {
+      fail(team.error());
     }
   }
   ~Uploader() {
+    team_.reset();
     (void)cudaStreamSynchronize(stream_);
-    for (Stage& stage : stages_)
-      if (stage.used != nullptr) (void)cudaEventDestroy(stage.used);
+    if (cleared_ != nullptr) (void)cudaEventDestroy(cleared_);
   }
   Uploader(const Uploader&) = delete;
   Uploader& operator=(const Uploader&) = delete;
 
   [[nodiscard]] Result<void> finish() {
+    for (std::size_t i = 0; i < under_way_.size() && !failed_; ++i) {
+      team_->wait(under_way_[i].second);
+      if (i + 1 == under_way_.size())
+        if (Result<void> done = team_->finish(); !done) fail(done.error());
+      if (source_.on_uploaded) source_.on_uploaded(under_way_[i].first);
+    }
     check(cudaStreamSynchronize(stream_), "upload of weights");
     check(cudaGetLastError(), "upload of weights");
     return failed_ ? Result<void>(error_) : Result<void>();
@@ -158,20 +177,8 @@ class Uploader {
   }
 
  private:
-  struct Stage {
-    Memory host, device;
-    cudaEvent_t used = nullptr;
-  };
-
   void check(cudaError_t code, const char* what) {
     if (code != cudaSuccess) fail(cuda_error(code, what));
-  }
-  void keep(Result<Memory> memory, Memory& to) {
-    if (memory.ok()) {
-      to = std::move(*memory);
-    } else {
-      fail(memory.error());
-    }
   }
   char* allocate(std::size_t bytes, const char* purpose) {
     if (failed_) return nullptr;
@@ -197,25 +204,26 @@ class Uploader {
       launch_fill_random(to, element, static_cast<std::int64_t>(count), random_range, ++seed_ * 0x2545f491u, stream_);
       return;
     }
-    stream_blocks(tensor, part, cols, [&](const void* staged, std::size_t first, std::size_t blocks) {
-      const std::size_t in_block = model::block_elements(tensor.dtype);
-      launch_convert(staged, tensor.dtype, static_cast<char*>(to) + first * in_block * bytes_of(element), element,
-                     static_cast<std::int64_t>(blocks * in_block), stream_);
-    });
+    stream_blocks(tensor, part, cols,
+                  [to, element, type = tensor.dtype](const void* staged, std::size_t first, std::size_t blocks, cudaStream_t stream) {
+                    const std::size_t in_block = model::block_elements(type);
+                    launch_convert(staged, type, static_cast<char*>(to) + first * in_block * bytes_of(element), element,
+                                   static_cast<std::int64_t>(blocks * in_block), stream);
+                  });
   }
 
   void put_packed(const Part& part, const PackedMatrix& to, std::size_t first_row) {
     stream_blocks(*part.weight, part, static_cast<std::size_t>(to.cols),
-                  [&](const void* staged, std::size_t first, std::size_t blocks) {
+                  [to, first_row](const void* staged, std::size_t first, std::size_t blocks, cudaStream_t stream) {
                     launch_pack(staged, to, static_cast<int>(first_row), static_cast<std::int64_t>(first),
-                                static_cast<std::int64_t>(blocks), stream_);
+                                static_cast<std::int64_t>(blocks), stream);
                   });
   }
 
-  /// Brings the part's storage blocks to the device, some at a time; use(where, the first one's number, how many). A part has
-  /// `cols` columns.
+  /// Brings the part's storage blocks to the device, some at a time; use(where, the first one's number, how many, stream), by
+  /// the team, behind what has been enqueued here. A part has `cols` columns.
   template <class F>
-  void stream_blocks(const TensorView& whole, const Part& part, std::size_t cols, F&& use) {
+  void stream_blocks(const TensorView& whole, const Part& part, std::size_t cols, const F& use) {
     if (failed_) return;
     const TensorView tensor = rows_of(whole, part.slice.first_row, part.rows, part.slice.all_rows);
     const std::size_t in_block = model::block_elements(tensor.dtype), block = model::block_bytes(tensor.dtype);
@@ -232,26 +240,23 @@ class Uploader {
     // Columns of whole rows follow each other in the file; of a share, row by row.
     const std::size_t run = cols == all_cols ? part.rows * cols / in_block : cols / in_block;
     const std::size_t stride = cols == all_cols ? run : all_cols / in_block, offset = part.slice.first_col / in_block;
-    const std::size_t most = kStageBytes / block;
+    const std::size_t most = UploadTeam::kBufferBytes / block;
+    check(cudaEventRecord(cleared_, stream_), "upload of weights");
     for (std::size_t at = 0, blocks = part.rows * cols / in_block; at < blocks && !failed_; at += most) {
       const std::size_t now = std::min(most, blocks - at);
-      Stage& stage = stages_[turn_ ^= 1];
-      check(cudaEventSynchronize(stage.used), "upload of weights");
-      team_.run([&](unsigned share, unsigned shares) {
-        const std::size_t end = at + now * (share + 1) / shares;
-        for (std::size_t i = at + now * share / shares; i < end;) {
-          const std::size_t some = std::min(run - i % run, end - i);
-          std::memcpy(stage.host.as<char>() + (i - at) * block,
-                      tensor.data.data() + (i / run * stride + offset + i % run) * block, some * block);
+      team_->push([=, data = tensor.data, cleared = cleared_](const UploadTeam::Lane& lane) {
+        if (stride == run) map_pages(data.data() + (offset + at) * block, now * block);
+        for (std::size_t i = at; i < at + now;) {
+          const std::size_t some = std::min(run - i % run, at + now - i);
+          std::memcpy(lane.host + (i - at) * block, data.data() + (i / run * stride + offset + i % run) * block, some * block);
           i += some;
         }
+        (void)cudaStreamWaitEvent(lane.stream, cleared, 0);
+        (void)cudaMemcpyAsync(lane.device, lane.host, now * block, cudaMemcpyHostToDevice, lane.stream);
+        use(lane.device, at, now, lane.stream);
       });
-      check(cudaMemcpyAsync(stage.device.data(), stage.host.data(), now * block, cudaMemcpyHostToDevice, stream_),
-            "upload of weights");
-      use(stage.device.data(), at, now);
-      check(cudaEventRecord(stage.used, stream_), "upload of weights");
     }
-    if (source_.on_uploaded) source_.on_uploaded(whole);
+    under_way_.emplace_back(whole, team_->pushed());
   }
 
   [[nodiscard]] model::DType type_of(std::initializer_list<Part> parts) const {
@@ -268,9 +273,9 @@ class Uploader {
   bool random_;
   const Source& source_;
   cudaStream_t stream_;
-  StagingTeam team_{random_ ? 1 : std::min(kStagingThreads, std::thread::hardware_concurrency())};
-  Stage stages_[2];
-  unsigned turn_ = 0;
+  std::unique_ptr<UploadTeam> team_;  // null for random weights
+  cudaEvent_t cleared_ = nullptr;     // what the team's work goes behind: zeros in rows and biases
+  std::vector<std::pair<TensorView, std::size_t>> under_way_;  // and the jobs up to its last one
   std::uint64_t seed_ = 0;
   bool failed_ = false;
   Error error_;

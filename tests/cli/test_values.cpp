@@ -98,6 +98,14 @@ TEST_CASE("input: only the last line end is dropped") {
   CHECK(cli::without_last_line_end("a") == "a");
 }
 
+TEST_CASE("progress bar: how far the weights have come") {
+  CHECK(cli::weights_text(6'500'000'000, 13'000'000'000, 60) ==
+        "[=================>                ] 6.5/13.0 GB of weights");
+  CHECK(cli::weights_text(7, 7, 60).find(">") == std::string::npos);
+  for (const int columns : {1, 10, 24, 30, 60})
+    CHECK(cli::weights_text(1, 3, columns).size() < static_cast<std::size_t>(columns));
+}
+
 TEST_CASE("progress: the bar fits its line and tells rate and time left") {
   CHECK(cli::progress_text(0, 10, 0, 0, 60) == "[>                                       ] 0/10");
   const std::string half = cli::progress_text(5, 10, 1000, 10, 60);
