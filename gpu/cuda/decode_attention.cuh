@@ -39,26 +39,19 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4                      
   let_next_start();
   // The step's inputs, and keys and values of all tokens but the step's own, were there before the kernel in
   // front.
-  if (static_cast<int>(blockIdx.y) >= *p.num_items) {
-    // One that has nothing to do makes room at once, so that the next kernel's blocks may start; the first
-    // waits, so that this kernel does not end before those in front of it.
-    if (blockIdx.y == 0) wait_for_producer();
-    return;
-  }
+  if (!has_item(p)) return;
   const DecodeItem item = p.items[blockIdx.y];
   const int kv_head = blockIdx.x, lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   const int dim = lane * kVector;
   const bool active = dim < kHeadDim;  // 80 and 96 leave lanes over
   const int queries = p.heads / p.kv_heads, first_head = kv_head * queries;
 
-  const T* pool = static_cast<const T*>(p.pool) + p.layer_offset +
-                  std::int64_t{kv_head} * p.block_size * kHeadDim + (active ? dim : 0);
-  const std::int64_t to_value = std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
-  const int shift = __ffs(p.block_size) - 1, mask = p.block_size - 1;
+  const PagedKeys<T, kHeadDim> paged(p, item, kv_head);
+  const std::int64_t to_value = paged.to_value(p);
+  const int loaded_dim = active ? dim : 0;
   Packed keys[kInFlight], values[kInFlight];
   const auto load = [&](int u, int key) {
-    const std::int64_t block = p.block_table[item.table + (key >> shift)];
-    const T* at = pool + block * p.block_elements + (key & mask) * kHeadDim;
+    const T* at = paged.at(key) + loaded_dim;
     keys[u] = load_stream(at);
     values[u] = load_stream(at + to_value);
   };
@@ -201,16 +194,10 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4                      
       for (int from = 0; from < kGroups; ++from) value += shared_sum[from][i];
       value = kIsSparse<Params> && all == 0 ? 0.0f : value / all;
       const std::int64_t head = first_head + g;
-      if (whole) {
-        static_cast<T*>(p.out)[(std::int64_t{item.row} * p.heads + head) * kHeadDim + i] =
-            from_float<T>(value);
-        if (kIsSparse<Params> && i == 0) tile->lse[g] = largest + log2f(all);
-      } else {
-        p.partial_out[(std::int64_t{blockIdx.y} * p.heads + head) * kHeadDim + i] = value;
-        if (i == 0)
-          p.partial_lse[std::int64_t{blockIdx.y} * p.heads + head] =
-              (largest + log2f(all)) * 0.6931471805599453f;
-      }
+      const float lse = largest + log2f(all);
+      put_result<T, kHeadDim>(p, item, head, i, value, lse);
+      if constexpr (kIsSparse<Params>)
+        if (whole && i == 0) tile->lse[g] = lse;
     }
     __syncthreads();
   }

@@ -1,14 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// What the decode attention kernels share: the merge of a sequence's items.
+// What the decode attention kernels share: where an item's keys and values lie, what becomes of its result, and the merge of a
+// sequence's items. A kernel has one block an item and KV head, of which grid.x counts the heads.
 
 #include <cstdint>
 
 #include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/element.cuh"
+#include "gpu/cuda/launch.cuh"
 
 namespace spillway::gpu::cuda {
+
+/// Whether there is an item for this block. One that has nothing to do makes room at once, so that the next kernel's blocks may
+/// start; the first waits, so that this kernel does not end before those in front of it.
+__device__ __forceinline__ bool has_item(const AttentionParams& p) {
+  if (static_cast<int>(blockIdx.y) < *p.num_items) return true;
+  if (blockIdx.y == 0) wait_for_producer();
+  return false;
+}
+
+__device__ __forceinline__ int log2_of(int power_of_two) { return __ffs(power_of_two) - 1; }
+
+/// The keys of an item's sequence in one KV head.
+template <class T, int kHeadDim>
+class PagedKeys {
+ public:
+  __device__ PagedKeys(const AttentionParams& p, const DecodeItem& item, int kv_head)
+      : first_(static_cast<const T*>(p.pool) + p.layer_offset + std::int64_t{kv_head} * p.block_size * kHeadDim),
+        table_(p.block_table + item.table),
+        block_elements_(p.block_elements),
+        shift_(log2_of(p.block_size)),
+        mask_(p.block_size - 1) {}
+  __device__ __forceinline__ const T* at(int key) const {
+    return first_ + table_[key >> shift_] * block_elements_ + (key & mask_) * kHeadDim;
+  }
+  /// From a key to its value.
+  __device__ static std::int64_t to_value(const AttentionParams& p) {
+    return std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
+  }
+
+ private:
+  const T* first_;
+  const std::int32_t* table_;
+  std::int64_t block_elements_;
+  int shift_, mask_;
+};
+
+/// One element of an item's result: of the output, where the item is all there is, else for merge_items(). `lse` is in log2.
+template <class T, int kHeadDim>
+__device__ __forceinline__ void put_result(const AttentionParams& p, const DecodeItem& item, std::int64_t head, int dim,
+                                           float value, float lse) {
+  if (item.item_count == 1) {
+    static_cast<T*>(p.out)[(std::int64_t{item.row} * p.heads + head) * kHeadDim + dim] = from_float<T>(value);
+    return;
+  }
+  const std::int64_t at = std::int64_t{blockIdx.y} * p.heads + head;
+  p.partial_out[at * kHeadDim + dim] = value;
+  if (dim == 0) p.partial_lse[at] = lse * 0.6931471805599453f;
+}
 
 /// Of a block that has written its item's partial result: the one that comes last merges the sequence's items, in their
 /// order, so that who was last never shows. Whether it was this one. Called by all threads.

@@ -39,32 +39,23 @@ template <class T, int kHeadDim, class Params>
 __global__ void __launch_bounds__(kWarps * 32, 3) grouped_decode_attention(const Params p) {
   constexpr int kSteps = kHeadDim / 32, kSets = kHeadDim / 64;
   let_next_start();
-  if (static_cast<int>(blockIdx.y) >= *p.num_items) {
-    if (blockIdx.y == 0) wait_for_producer();  // see decode_attention
-    return;
-  }
+  if (!has_item(p)) return;
   const DecodeItem item = p.items[blockIdx.y];
   const int kv_head = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4,
             part = lane % 4;
   const int queries = p.heads / p.kv_heads, newest = item.end - 1;
-  const T* pool =
-      static_cast<const T*>(p.pool) + p.layer_offset + std::int64_t{kv_head} * p.block_size * kHeadDim;
-  const std::int64_t to_value = std::int64_t{p.kv_heads} * p.block_size * kHeadDim;
-  const int shift = __ffs(p.block_size) - 1, mask = p.block_size - 1;
-  const auto key_at = [&](int key) {
-    const std::int64_t block = p.block_table[item.table + (key >> shift)];
-    return pool + block * p.block_elements + (key & mask) * kHeadDim;
-  };
+  const PagedKeys<T, kHeadDim> paged(p, item, kv_head);
+  const std::int64_t to_value = paged.to_value(p);
   Packed keys[2][kSteps], values[4][kSets];
   const int own_key = warp * kWarpKeys + group,
             own_value = warp * kWarpKeys + part * 2;  // of a round; + 8 n, + 8 (v / 2) + v % 2
   const auto load_key = [&](int n, int key) {
-    const T* at = key_at(key) + part * 8;
+    const T* at = paged.at(key) + part * 8;
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) keys[n][s] = load_stream(at + s * 32);
   };
   const auto load_value = [&](int v, int key) {
-    const T* at = key_at(key) + to_value + group * 8;
+    const T* at = paged.at(key) + to_value + group * 8;
 #pragma unroll
     for (int s = 0; s < kSets; ++s) values[v][s] = load_stream(at + s * 64);
   };
@@ -216,16 +207,10 @@ __global__ void __launch_bounds__(kWarps * 32, 3) grouped_decode_attention(const
     }
     value = kIsSparse<Params> && all == 0 ? 0.0f : value / all;
     const std::int64_t head = kv_head * queries + of;
-    if (whole) {
-      static_cast<T*>(p.out)[(std::int64_t{item.row} * p.heads + head) * kHeadDim + dim] =
-          from_float<T>(value);
-      if (kIsSparse<Params> && dim == 0) tile->lse[of] = largest + log2f(all);
-    } else {
-      p.partial_out[(std::int64_t{blockIdx.y} * p.heads + head) * kHeadDim + dim] = value;
-      if (dim == 0)
-        p.partial_lse[std::int64_t{blockIdx.y} * p.heads + head] =
-            (largest + log2f(all)) * 0.6931471805599453f;
-    }
+    const float lse = largest + log2f(all);
+    put_result<T, kHeadDim>(p, item, head, dim, value, lse);
+    if constexpr (kIsSparse<Params>)
+      if (whole && dim == 0) tile->lse[of] = lse;
   }
   [[maybe_unused]] const bool last = whole || merge_items<T, kHeadDim>(p, item, kv_head);
   if constexpr (kIsSparse<Params>)
