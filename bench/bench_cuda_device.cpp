@@ -265,6 +265,38 @@ class Runner {
   std::vector<Ticket> tickets_;
 };
 
+/// Steps and copies as the device timed them, in ns.
+struct Spans {
+  struct Span {
+    std::int64_t begin, end;
+  };
+  std::vector<Span> steps, copies;
+
+  void add(std::string_view name, std::int64_t begin, std::int64_t end) {
+    if (name == "step") steps.push_back({begin, end});
+    if (name == "copy") copies.push_back({begin, end});
+  }
+  void clear() { *this = {}; }
+  /// Copies that ran beside a step for some time, and the share of the steps' time beside at least one copy.
+  [[nodiscard]] std::pair<std::size_t, double> overlap() const {
+    std::size_t beside = 0;
+    for (const Span& copy : copies)
+      beside += std::any_of(steps.begin(), steps.end(), [&](const Span& s) { return s.begin < copy.end && copy.begin < s.end; });
+    std::vector<Span> sorted = copies;
+    std::sort(sorted.begin(), sorted.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+    std::int64_t covered = 0, all = 0;
+    for (const Span& step : steps) {
+      all += step.end - step.begin;
+      std::int64_t at = step.begin;
+      for (const Span& copy : sorted) {
+        const std::int64_t from = std::max(at, copy.begin), to = std::min(step.end, copy.end);
+        if (from < to) covered += to - from, at = to;
+      }
+    }
+    return {beside, static_cast<double>(covered) / static_cast<double>(std::max<std::int64_t>(1, all))};
+  }
+};
+
 /// Bytes a second of one large pinned copy at a time, and of both directions at once (each).
 struct LinkRate {
   double to_host = 0, to_device = 0, both = 0;
@@ -370,8 +402,10 @@ int run(int argc, char** argv) {
   options.max_model_len = 16384;
   constexpr std::uint32_t kCopied = 64;  // blocks a copy
   LinkRate link;
+  Spans spans;
   if (only == "copies") {
     link = link_rate();
+    cuda.on_span = [&spans](const char* name, std::int64_t begin, std::int64_t end) { spans.add(name, begin, end); };
     options.host_pool_bytes = std::size_t{2} << 30;
   }
   const Clock::time_point begin = Clock::now();
@@ -422,14 +456,17 @@ int run(int argc, char** argv) {
     const double alone_ms = quiet.wall_ms;
     const double alone = runner.copy(kCopied, 1.5, plan, nullptr);
     Runner::Times steps;
+    spans.clear();
     const double together = runner.copy(kCopied, 1.5, plan, &steps);
+    const auto [beside, share] = spans.overlap();
     std::printf("{\"figure\":\"copies\",\"block_bytes\":%zu,\"blocks_a_copy\":%u,\"plain_gb_s\":"
                 "{\"to_host\":%.1f,\"to_device\":%.1f,"
                 "\"both_each\":%.1f},\"both_each_gb_s\":%.1f,\"of_plain\":%.3f,\"beside_decode_gb_s\":%.1f,\"decode_ms\":%.3f,"
-                "\"decode_beside_copies_ms\":%.3f,\"slower\":%.4f,\"device_ms\":[%.3f,%.3f]}\n",
+                "\"decode_beside_copies_ms\":%.3f,\"slower\":%.4f,\"device_ms\":[%.3f,%.3f],"
+                "\"copies\":%zu,\"beside_steps\":%zu,\"steps\":%zu,\"steps_time_beside_copies\":%.3f}\n",
                 device.info().kv_block_bytes, kCopied, link.to_host * 1e-9, link.to_device * 1e-9, link.both * 1e-9, alone * 1e-9,
                 alone / link.both, together * 1e-9, alone_ms, steps.wall_ms, steps.wall_ms / alone_ms - 1,
-                quiet.device_ms, steps.device_ms);
+                quiet.device_ms, steps.device_ms, spans.copies.size(), beside, spans.steps.size(), share);
     return 0;
   }
   for (const std::uint32_t context : contexts) {
