@@ -13,11 +13,14 @@
 
 #include "gpu/cuda/block_copies.hpp"
 #include "gpu/cuda/decode_graphs.hpp"
+#include "gpu/cuda/device_limits.hpp"
 #include "gpu/cuda/forward.hpp"
 #include "gpu/cuda/kernel_trace.hpp"
+#include "gpu/cuda/kv_pool.hpp"
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/pinned_copy.hpp"
 #include "gpu/cuda/sparse_results.hpp"
+#include "gpu/cuda/step_slot.hpp"
 #include "gpu/cuda/tensor_parallel.hpp"
 #include "gpu/plan_limits.hpp"
 #include "runtime/check.hpp"
@@ -25,41 +28,7 @@
 namespace spillway::gpu::cuda {
 namespace {
 
-Error another_failed() { return {Errc::kCancelled, "another rank of the group failed"}; }
-
-constexpr std::size_t kReserveBytes = std::size_t{512} << 20;  // left to the driver, graphs and the library
-
-/// Bytes from one block to the next. An H100's memory is five stacks: of blocks a multiple of five times 128 KiB apart the
-/// same layer lies in few of them, and a decode step of 64 sequences of 1024 tokens took 16% longer
-/// (bench/results/sparse-cuda.json).
-std::size_t block_stride(std::size_t bytes) {
-  constexpr std::size_t kPiece = std::size_t{32} << 10, kLargest = std::size_t{1} << 20;
-  return bytes >= kLargest && bytes % (5 * kPiece) == 0 ? bytes + kPiece : bytes;
-}
-
 std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
-
-/// What one step in flight holds.
-struct StepSlot {
-  Memory inputs;            // pinned
-  StepInputs host;
-  Memory arrived_inputs;    // the same on the device
-  StepInputs arrived;
-  Memory left_results;      // on the device, on their way to `results`
-  Memory results;           // pinned
-  SampledRow* rows = nullptr;
-  std::int32_t* top_tokens = nullptr;
-  float* top_logprobs = nullptr;
-  Memory emptied;           // pinned; [table entries] only where sequences may be sparsified
-  std::vector<float> logits;  // only for the tests' hook
-  cudaEvent_t begin = nullptr, end = nullptr;  // of the computation
-  cudaEvent_t inputs_there = nullptr, done = nullptr;  // done: the results are in pinned memory
-
-  Ticket ticket = 0;
-  StepPlan plan;            // keeps what pageable copies read
-  std::vector<std::uint32_t> sampled;
-  std::vector<std::int32_t> logprobs;  // [sampled]
-};
 
 class CudaDevice final : public RankDevice {
  public:
@@ -85,7 +54,7 @@ class CudaDevice final : public RankDevice {
  private:
   Result<void> open(const model::ModelSpec& spec);
   Result<void> size_step(const model::ModelSpec& spec);
-  Result<void> allocate_pool(const model::ModelSpec& spec);
+  Result<void> make_pool(const model::ModelSpec& spec);
   Result<void> make_slots();
   Result<void> warm_up();
 
@@ -114,13 +83,10 @@ class CudaDevice final : public RankDevice {
   StepGeometry geometry_;
   StepLimits step_limits_;
   std::unique_ptr<Forward> forward_;
-  std::unique_ptr<SparseMemory> sparse_;  // only where sequences may be sparsified
   std::unique_ptr<DecodeGraphs> graphs_, sparse_graphs_;
   Memory device_inputs_;
   StepInputs inputs_;
-  Memory pool_, host_pool_;
-  PoolView pool_view_;
-  std::vector<BlockPart> block_parts_;
+  std::unique_ptr<KvPool> pool_;
 
   std::vector<RowParams> rows_;
   std::vector<StepSlot> slots_;
@@ -139,67 +105,18 @@ CudaDevice::~CudaDevice() {
   copies_.reset();
   graphs_.reset();
   sparse_graphs_.reset();
-  for (StepSlot& slot : slots_) {
-    if (slot.begin != nullptr) (void)cudaEventDestroy(slot.begin);
-    if (slot.end != nullptr) (void)cudaEventDestroy(slot.end);
-    if (slot.inputs_there != nullptr) (void)cudaEventDestroy(slot.inputs_there);
-    if (slot.done != nullptr) (void)cudaEventDestroy(slot.done);
-  }
+  slots_.clear();
   if (origin_ != nullptr) (void)cudaEventDestroy(origin_);
   for (const cudaStream_t stream : {compute_, inputs_stream_, results_stream_})
     if (stream != nullptr) (void)cudaStreamDestroy(stream);
 }
 
 Result<void> CudaDevice::open(const model::ModelSpec& spec) {
-  int count = 0;
-  if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess || count == 0) {
-    const char* why = code == cudaSuccess                  ? "the driver shows none"
-                      : code == cudaErrorInsufficientDriver ? "there is no NVIDIA driver, or one older than CUDA 13.0's"
-                                                            : cudaGetErrorString(code);
-    return Error{Errc::kNotFound, std::string("no CUDA device: ") + why};
-  }
-  if (cuda_.ordinal < 0 || cuda_.ordinal >= count) {
-    return Error{Errc::kNotFound, "no CUDA device " + std::to_string(cuda_.ordinal) + ": the driver shows " +
-                                      std::to_string(count) + ", counted from 0"};
-  }
-  if (Result<void> done = check_cuda(cudaSetDevice(cuda_.ordinal), "cudaSetDevice"); !done) return done;
-  if (Result<void> done = check_cuda(cudaGetDeviceProperties(&properties_, cuda_.ordinal), "device properties"); !done)
-    return done;
-  if (properties_.major < 8) {
-    return Error{Errc::kUnsupported, std::string(properties_.name) + " has compute capability " +
-                                         std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
-                                         "; 8.0 is the least supported"};
-  }
-  const std::uint32_t block = options_.block_size;
-  if (block != 8 && block != 16 && block != 32 && block != 64) {
-    return Error{Errc::kInvalidArgument,
-                 "block size " + std::to_string(block) + " is not supported: use 8, 16, 32 or 64"};
-  }
-  switch (options_.kv_dtype) {
-    case KvDType::kF32:
-      element_ = Element::kF32;
-      break;
-    case KvDType::kF16:
-      element_ = Element::kF16;
-      break;
-    case KvDType::kBF16:
-      element_ = Element::kBF16;
-      break;
-    case KvDType::kQ8_0:
-      return Error{Errc::kUnsupported, "--kv-cache-dtype q8_0 is not supported on CUDA: use bf16, fp16 or fp32"};
-  }
-  if (spec.head_dim > 256)
-    return Error{Errc::kUnsupported, "head_dim " + std::to_string(spec.head_dim) + "; CUDA attention takes up to 256"};
-  if (options_.sparse_kv && rank_.shard.size > 1) {
-    return Error{Errc::kUnsupported,
-                 "sparsified sequences (sparse_kv_cache) and tensor_parallel_size above 1 do not go together: heads of other "
-                 "GPUs would have to be asked who goes"};
-  }
-  if (options_.sparse_kv && spec.num_heads / spec.num_kv_heads > kMostQueries) {
-    return Error{Errc::kUnsupported, std::to_string(spec.num_heads / spec.num_kv_heads) +
-                                         " queries a KV head; sparsified sequences on CUDA take up to " +
-                                         std::to_string(kMostQueries)};
-  }
+  Result<cudaDeviceProp> gpu = find_gpu(cuda_.ordinal);
+  if (!gpu) return gpu.error();
+  properties_ = *gpu;
+  if (Result<void> good = check_shape(options_, spec, rank_.shard.size); !good) return good;
+  element_ = element_of(options_.kv_dtype);
   int lowest = 0, highest = 0;
   (void)cudaDeviceGetStreamPriorityRange(&lowest, &highest);
   for (cudaStream_t* stream : {&compute_, &inputs_stream_, &results_stream_}) {
@@ -240,100 +157,25 @@ Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
   return {};
 }
 
-Result<void> CudaDevice::allocate_pool(const model::ModelSpec& spec) {
-  pool_view_.layer_elements = std::int64_t{2} * spec.num_kv_heads * options_.block_size * spec.head_dim;
-  pool_view_.block_elements = pool_view_.layer_elements * spec.num_layers;
-  const std::size_t kv_bytes = block_stride(static_cast<std::size_t>(pool_view_.block_elements) * bytes_of(element_));
-  pool_view_.block_elements = static_cast<std::int64_t>(kv_bytes / bytes_of(element_));
-  const std::size_t metadata_bytes = options_.sparse_kv ? SparseMemory::metadata_bytes(spec, options_.block_size) : 0;
-  info_.kv_block_bytes = kv_bytes + metadata_bytes;
-  std::size_t free_bytes = 0, total_bytes = 0;
-  if (Result<void> done = check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "memory info"); !done) return done;
-  std::size_t bytes = options_.kv_cache_memory_bytes;
-  const std::string used = gigabytes(model_.weight_bytes) + " of weights and " + gigabytes(forward_->bytes()) +
-                           " for the largest step";
-  if (bytes == 0) {
-    const auto wanted = static_cast<std::size_t>(static_cast<double>(total_bytes) * cuda_.gpu_memory_utilization);
-    const std::size_t taken = total_bytes - free_bytes + kReserveBytes;
-    if (wanted < taken + info_.kv_block_bytes) {
-      return Error{Errc::kOutOfMemory,
-                   "no room for a KV cache: " + gigabytes(taken) + " of the GPU's " + gigabytes(total_bytes) +
-                       " are taken (" + used + "), --gpu-memory-utilization allows " + gigabytes(wanted) +
-                       "; raise it, lower --max-num-batched-tokens, or use a smaller model"};
-    }
-    bytes = wanted - taken;
-  } else if (bytes > free_bytes) {
-    return Error{Errc::kOutOfMemory, "--kv-cache-memory-bytes is " + gigabytes(bytes) + ", but only " +
-                                         gigabytes(free_bytes) + " of the GPU's " + gigabytes(total_bytes) +
-                                         " are free beside " + used};
-  }
-  const std::size_t scratch = options_.sparse_kv ? SparseMemory::scratch_bytes(spec, options_.block_size) : 0;
-  std::uint64_t blocks =
-      std::min<std::size_t>(bytes / (info_.kv_block_bytes + scratch), 0x7fffffff / options_.block_size);
-  if (rank_.group != nullptr && !rank_.group->smallest(blocks)) return another_failed();
-  info_.num_blocks = static_cast<std::uint32_t>(blocks);
-  Result<Memory> pool = Memory::device(blocks * kv_bytes, "the KV cache (--kv-cache-memory-bytes)");
+Result<void> CudaDevice::make_pool(const model::ModelSpec& spec) {
+  Result<std::unique_ptr<KvPool>> pool =
+      KvPool::create(spec, {options_, cuda_.gpu_memory_utilization, element_, step_limits_, rank_.group,
+                            gigabytes(model_.weight_bytes) + " of weights and " + gigabytes(forward_->bytes()) +
+                                " for the largest step"});
   if (!pool) return pool.error();
   pool_ = std::move(*pool);
-  pool_view_.data = pool_.data();
-  // Finite numbers: a masked key's weight is zero, and zero times what lies in fresh memory might be no number.
-  if (Result<void> done = check_cuda(cudaMemset(pool_.data(), 0, pool_.bytes()), "clearing the KV cache"); !done)
-    return done;
-  if (options_.sparse_kv) {
-    Result<std::unique_ptr<SparseMemory>> sparse = SparseMemory::create(
-        spec, {pool_.data(), kv_bytes, info_.num_blocks, options_.block_size, options_.max_num_seqs}, step_limits_);
-    if (!sparse) return sparse.error();
-    sparse_ = std::move(*sparse);
-    pool_view_.sparse = sparse_.get();
-  }
-  info_.num_host_blocks = static_cast<std::uint32_t>(options_.host_pool_bytes / info_.kv_block_bytes);
-  if (info_.num_host_blocks > 0) {
-    Result<Memory> host = Memory::pinned(info_.num_host_blocks * info_.kv_block_bytes, "the host's KV pool");
-    if (!host) return host.error();
-    host_pool_ = std::move(*host);
-  }
-  block_parts_.push_back({pool_.as<char>(), host_pool_.as<char>(), kv_bytes});
-  if (sparse_ != nullptr)
-    block_parts_.push_back({sparse_->metadata(), host_pool_.as<char>() + info_.num_host_blocks * kv_bytes,
-                            metadata_bytes / static_cast<std::size_t>(spec.num_layers), static_cast<std::size_t>(spec.num_layers)});
+  info_.kv_block_bytes = pool_->block_bytes();
+  info_.num_blocks = pool_->num_blocks();
+  info_.num_host_blocks = pool_->num_host_blocks();
   return {};
 }
 
 Result<void> CudaDevice::make_slots() {
-  slots_.resize(options_.max_steps_in_flight);
-  const std::size_t seqs = step_limits_.max_seqs;
-  for (StepSlot& slot : slots_) {
-    Result<Memory> inputs = Memory::pinned(StepInputs::bytes_needed(step_limits_), "a step's inputs");
-    if (!inputs) return inputs.error();
-    slot.inputs = std::move(*inputs);
-    slot.host = StepInputs::at(slot.inputs.data(), step_limits_);
-    Result<Memory> arrived = Memory::device(StepInputs::bytes_needed(step_limits_), "a step's inputs");
-    if (!arrived) return arrived.error();
-    slot.arrived_inputs = std::move(*arrived);
-    slot.arrived = StepInputs::at(slot.arrived_inputs.data(), step_limits_);
-    const std::size_t row_bytes = (seqs * sizeof(SampledRow) + 15) / 16 * 16;
-    Result<Memory> results = Memory::pinned(row_bytes + seqs * kTopMax * 8, "a step's results");
-    if (!results) return results.error();
-    slot.results = std::move(*results);
-    Result<Memory> left = Memory::device(slot.results.bytes(), "a step's results");
-    if (!left) return left.error();
-    slot.left_results = std::move(*left);
-    slot.rows = slot.results.as<SampledRow>();
-    slot.top_tokens = reinterpret_cast<std::int32_t*>(slot.results.as<char>() + row_bytes);
-    slot.top_logprobs = reinterpret_cast<float*>(slot.top_tokens + seqs * kTopMax);
-    if (cuda_.on_logits) slot.logits.resize(seqs * vocab_);
-    if (options_.sparse_kv) {
-      Result<Memory> emptied = Memory::pinned(step_limits_.table_entries, "blocks that ran empty");
-      if (!emptied) return emptied.error();
-      slot.emptied = std::move(*emptied);
-    }
-    for (cudaEvent_t* event : {&slot.begin, &slot.end})
-      if (Result<void> done = check_cuda(cudaEventCreate(event), "event"); !done) return done;
-    for (cudaEvent_t* event : {&slot.inputs_there, &slot.done})
-      if (Result<void> done = check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event"); !done) return done;
-  }
+  slots_ = std::vector<StepSlot>(options_.max_steps_in_flight);
+  for (StepSlot& slot : slots_)
+    if (Result<void> done = slot.allocate(step_limits_, cuda_.on_logits ? vocab_ : 0); !done) return done;
   Result<std::unique_ptr<BlockCopies>> copies =
-      BlockCopies::create({block_parts_, info_.num_blocks, info_.num_host_blocks}, static_cast<bool>(cuda_.on_span));
+      BlockCopies::create(pool_->blocks(), static_cast<bool>(cuda_.on_span));
   if (!copies) return copies.error();
   copies_ = std::move(*copies);
   if (!cuda_.on_span) return {};
@@ -360,12 +202,12 @@ Result<void> CudaDevice::warm_up() {
     return done;
   if (cuda_.graphs && geometry_.fast_decode) {
     Result<std::unique_ptr<DecodeGraphs>> graphs =
-        DecodeGraphs::capture(*forward_, inputs_, pool_view_, geometry_, options_.max_num_seqs, false, compute_);
+        DecodeGraphs::capture(*forward_, inputs_, pool_->view(), geometry_, options_.max_num_seqs, false, compute_);
     if (!graphs) return graphs.error();
     graphs_ = std::move(*graphs);
     if (options_.sparse_kv) {
       Result<std::unique_ptr<DecodeGraphs>> sparse =
-          DecodeGraphs::capture(*forward_, inputs_, pool_view_, geometry_, options_.max_num_seqs, true, compute_);
+          DecodeGraphs::capture(*forward_, inputs_, pool_->view(), geometry_, options_.max_num_seqs, true, compute_);
       if (!sparse) return sparse.error();
       sparse_graphs_ = std::move(*sparse);
     }
@@ -403,7 +245,7 @@ Result<void> CudaDevice::start(const CreateArgs& args) {
   if (!model) return model.error();
   model_ = std::move(*model);
   if (Result<void> done = size_step(spec); !done) return done;
-  if (Result<void> done = allocate_pool(spec); !done) return done;
+  if (Result<void> done = make_pool(spec); !done) return done;
   limits_.num_blocks = info_.num_blocks;
   if (Result<void> done = make_slots(); !done) return done;
   if (rank_.group != nullptr && !rank_.group->meet()) return another_failed();
@@ -430,8 +272,8 @@ void CudaDevice::lose(const Error& why) {
 Result<void> CudaDevice::admits(const StepPlan& plan) const {
   if (!lost_.empty()) return Error{Errc::kDeviceFailed, lost_};
   if (Result<void> valid = validate_plan(plan, limits_); !valid) return valid;
-  if (sparse_ != nullptr) {
-    if (const std::string wrong = unsupported_sparse(plan, sparse_->slots_max()); !wrong.empty())
+  if (pool_->sparse() != nullptr) {
+    if (const std::string wrong = unsupported_sparse(plan, pool_->sparse()->slots_max()); !wrong.empty())
       return Error{Errc::kInvalidArgument, "step " + std::to_string(plan.step) + ": " + wrong};
   }
   for (const RowInit& init : plan.row_inits) {
@@ -488,12 +330,9 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   enqueue(slot, shape, bucket);
   const std::size_t samples = slot.sampled.size();
   const std::size_t tops = wants_top ? samples * kTopMax * 4 : 0;
-  const auto left = [&slot](const void* pinned) {  // the same place on the device
-    return slot.left_results.as<char>() + (static_cast<const char*>(pinned) - slot.results.as<char>());
-  };
-  launch_pinned_copies(std::array<PinnedCopy, 3>{{{forward_->results(), left(slot.rows), samples * sizeof(SampledRow)},
-                                                  {forward_->top_tokens(), left(slot.top_tokens), tops},
-                                                  {forward_->top_logprobs(), left(slot.top_logprobs), tops}}},
+  launch_pinned_copies(std::array<PinnedCopy, 3>{{{forward_->results(), slot.left(slot.rows), samples * sizeof(SampledRow)},
+                                                  {forward_->top_tokens(), slot.left(slot.top_tokens), tops},
+                                                  {forward_->top_logprobs(), slot.left(slot.top_logprobs), tops}}},
                        compute_);
   if (cuda_.on_logits && samples > 0) {
     (void)cudaMemcpyAsync(slot.logits.data(), forward_->logits(), samples * vocab_ * 4, cudaMemcpyDeviceToHost,
@@ -501,9 +340,9 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
   }
   (void)cudaEventRecord(slot.end, compute_);
   (void)cudaStreamWaitEvent(results_stream_, slot.end, 0);
-  launch_pinned_copies(std::array<PinnedCopy, 3>{{{left(slot.rows), slot.rows, samples * sizeof(SampledRow)},
-                                                  {left(slot.top_tokens), slot.top_tokens, tops},
-                                                  {left(slot.top_logprobs), slot.top_logprobs, tops}}},
+  launch_pinned_copies(std::array<PinnedCopy, 3>{{{slot.left(slot.rows), slot.rows, samples * sizeof(SampledRow)},
+                                                  {slot.left(slot.top_tokens), slot.top_tokens, tops},
+                                                  {slot.left(slot.top_logprobs), slot.top_logprobs, tops}}},
                        results_stream_);
   (void)cudaEventRecord(slot.done, results_stream_);
   nvtxRangePop();
@@ -518,18 +357,18 @@ void CudaDevice::enqueue(StepSlot& slot, const StepShape& shape, std::uint32_t b
   const bool sparse = shape.sparse.sequences > 0;
   if (sparse) {
     (void)cudaMemcpyAsync(inputs_.num_sparse, slot.host.num_sparse, slot.host.sparse_bytes, cudaMemcpyHostToDevice, compute_);
-    sparse_->begin(inputs_, shape.sparse, compute_);
+    pool_->sparse()->begin(inputs_, shape.sparse, compute_);
   }
   if (bucket != 0) {
     (sparse ? sparse_graphs_ : graphs_)->launch(bucket, compute_);
   } else {
-    forward_->enqueue(shape, inputs_, pool_view_, false, compute_);
+    forward_->enqueue(shape, inputs_, pool_->view(), false, compute_);
   }
   if (!sparse) return;
   const model::ModelSpec& spec = model_.spec;
-  sparse_->finish(inputs_, shape.sparse, spec.head_dim * static_cast<int>(bytes_of(element_)), compute_);
+  pool_->sparse()->finish(inputs_, shape.sparse, spec.head_dim * static_cast<int>(bytes_of(element_)), compute_);
   if (shape.sparse.freed_blocks > 0) {
-    (void)cudaMemcpyAsync(slot.emptied.data(), sparse_->emptied(), shape.table_entries, cudaMemcpyDeviceToHost, compute_);
+    (void)cudaMemcpyAsync(slot.emptied.data(), pool_->sparse()->emptied(), shape.table_entries, cudaMemcpyDeviceToHost, compute_);
   }
 }
 
@@ -553,28 +392,11 @@ StepResult CudaDevice::collect(StepSlot& slot) {
   float ms = 0;
   (void)cudaEventElapsedTime(&ms, slot.begin, slot.end);
   result.device_ns = static_cast<std::int64_t>(static_cast<double>(ms) * 1e6);
-  if (sparse_ != nullptr) collect_emptied(slot.plan, slot.host, slot.emptied.as<std::uint8_t>(), options_.block_size, result);
-  if (cuda_.on_slots && sparse_ != nullptr) tell_slots(slot.plan, slot.host, sparse_->slots(inputs_, {}), cuda_.on_slots);
-  for (std::size_t i = 0; i < slot.sampled.size(); ++i) {
-    const SampledRow& row = slot.rows[i];
-    if (cuda_.on_logits) {
-      cuda_.on_logits(slot.plan, slot.sampled[i], std::span<const float>(slot.logits.data() + i * vocab_, vocab_));
-    }
-    if (row.bad != 0) {
-      result.failed = true;
-      result.message = "step " + std::to_string(result.step) + ", sequence " + std::to_string(slot.sampled[i]) +
-                       ": the model's logits are not finite numbers (damaged weights or KV cache)";
-      result.tokens.clear();
-      return result;
-    }
-    SampledToken token{slot.sampled[i], row.token, row.logprob, {}};
-    const std::int32_t top = std::min(slot.logprobs[i], static_cast<std::int32_t>(vocab_));
-    for (std::int32_t k = 0; k < top; ++k) {
-      const std::size_t at = i * kTopMax + static_cast<std::size_t>(k);
-      token.top.push_back({slot.top_tokens[at], slot.top_logprobs[at]});
-    }
-    result.tokens.push_back(std::move(token));
+  if (const SparseMemory* const sparse = pool_->sparse(); sparse != nullptr) {
+    collect_emptied(slot.plan, slot.host, slot.emptied.as<std::uint8_t>(), options_.block_size, result);
+    if (cuda_.on_slots) tell_slots(slot.plan, slot.host, sparse->slots(inputs_, {}), cuda_.on_slots);
   }
+  slot.read_tokens(vocab_, cuda_.on_logits, result);
   return result;
 }
 
@@ -643,21 +465,7 @@ bool CudaDevice::poll() noexcept {
 
 Result<std::unique_ptr<RankDevice>> create_rank_device(const CreateArgs& args, const Rank& rank) {
   const DeviceOptions& options = *args.options;
-  const auto refuse = [](std::string what) { return Error{Errc::kInvalidArgument, std::move(what)}; };
-  if (options.max_num_seqs == 0) return refuse("max_num_seqs must be at least 1");
-  if (options.max_num_batched_tokens == 0) return refuse("max_num_batched_tokens must be at least 1");
-  if (options.max_steps_in_flight == 0) return refuse("max_steps_in_flight must be at least 1");
-  const model::ModelSpec& spec = *args.spec;
-  if (spec.position == model::PositionKind::kLearned && !args.cuda->dummy_weights) {
-    const std::uint64_t rows = args.weights->position_embedding.rows();
-    const auto offset = static_cast<std::uint64_t>(spec.position_offset);
-    const std::uint32_t length =
-        options.max_model_len != 0 ? options.max_model_len : static_cast<std::uint32_t>(spec.max_position);
-    if (length + offset > rows) {
-      return refuse("max_model_len = " + std::to_string(length) + " is more than the " +
-                    std::to_string(rows > offset ? rows - offset : 0) + " positions the model has embeddings for");
-    }
-  }
+  if (Result<void> good = check_options(args); !good) return good.error();
   auto device = std::make_unique<CudaDevice>(options, *args.cuda, rank);
   if (Result<void> started = device->start(args); !started) {
     if (rank.group != nullptr) rank.group->give_up();

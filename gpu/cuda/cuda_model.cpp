@@ -25,8 +25,8 @@ constexpr unsigned kUploadThreads = 12;
 void map_pages(const std::byte* data, std::size_t bytes) {
 #ifdef MADV_POPULATE_READ
   static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(data) / page * page, end = reinterpret_cast<std::uintptr_t>(data) + bytes;
-  (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
+  const auto at = reinterpret_cast<std::uintptr_t>(data), begin = at / page * page;
+  (void)::madvise(reinterpret_cast<void*>(begin), at + bytes - begin, MADV_POPULATE_READ);
 #endif
 }
 
@@ -71,7 +71,8 @@ class Uploader {
       : model_(model), random_(source.random), source_(source), stream_(stream) {
     if (random_) return;
     check(cudaEventCreateWithFlags(&cleared_, cudaEventDisableTiming), "event");
-    if (Result<std::unique_ptr<UploadTeam>> team = UploadTeam::create(std::min(kUploadThreads, std::thread::hardware_concurrency()));
+    if (Result<std::unique_ptr<UploadTeam>> team =
+            UploadTeam::create(std::min(kUploadThreads, std::thread::hardware_concurrency()));
         team.ok()) {
       team_ = std::move(*team);
     } else {
@@ -205,7 +206,8 @@ class Uploader {
       return;
     }
     stream_blocks(tensor, part, cols,
-                  [to, element, type = tensor.dtype](const void* staged, std::size_t first, std::size_t blocks, cudaStream_t stream) {
+                  [to, element, type = tensor.dtype](const void* staged, std::size_t first, std::size_t blocks,
+                                                             cudaStream_t stream) {
                     const std::size_t in_block = model::block_elements(type);
                     launch_convert(staged, type, static_cast<char*>(to) + first * in_block * bytes_of(element), element,
                                    static_cast<std::int64_t>(blocks * in_block), stream);

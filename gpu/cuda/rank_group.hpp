@@ -55,6 +55,9 @@ class RankGroup {
   bool failed_ = false;
 };
 
+/// Of a rank whose others did not come along.
+[[nodiscard]] inline Error another_failed() { return {Errc::kCancelled, "another rank of the group failed"}; }
+
 /// A rank of a group; group null: a device of its own.
 struct Rank {
   Shard shard;
