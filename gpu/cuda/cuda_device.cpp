@@ -355,10 +355,7 @@ Result<Ticket> CudaDevice::submit(StepPlan plan) {
 
 void CudaDevice::enqueue(StepSlot& slot, const StepShape& shape, std::uint32_t bucket) {
   const bool sparse = shape.sparse.sequences > 0;
-  if (sparse) {
-    (void)cudaMemcpyAsync(inputs_.num_sparse, slot.host.num_sparse, slot.host.sparse_bytes, cudaMemcpyHostToDevice, compute_);
-    pool_->sparse()->begin(inputs_, shape.sparse, compute_);
-  }
+  if (sparse) pool_->sparse()->begin(inputs_, shape.sparse, compute_);
   if (bucket != 0) {
     (sparse ? sparse_graphs_ : graphs_)->launch(bucket, compute_);
   } else {
@@ -368,7 +365,8 @@ void CudaDevice::enqueue(StepSlot& slot, const StepShape& shape, std::uint32_t b
   const model::ModelSpec& spec = model_.spec;
   pool_->sparse()->finish(inputs_, shape.sparse, spec.head_dim * static_cast<int>(bytes_of(element_)), compute_);
   if (shape.sparse.freed_blocks > 0) {
-    (void)cudaMemcpyAsync(slot.emptied.data(), pool_->sparse()->emptied(), shape.table_entries, cudaMemcpyDeviceToHost, compute_);
+    launch_pinned_copies(
+        std::array<PinnedCopy, 1>{{{pool_->sparse()->emptied(), slot.emptied.data(), shape.table_entries}}}, compute_);
   }
 }
 

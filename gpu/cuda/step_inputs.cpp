@@ -72,6 +72,11 @@ std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const Ste
   const auto part = [](const auto* source, auto* target, std::size_t count) {
     return PinnedCopy{source, target, count * sizeof *source};
   };
+  // The count and what it counts follow each other.
+  const std::uint32_t sequences = shape.sparse.sequences;
+  const auto* const end = reinterpret_cast<const char*>(from.sparse + sequences);
+  const PinnedCopy sparse{from.num_sparse, to.num_sparse,
+                          sequences > 0 ? static_cast<std::size_t>(end - reinterpret_cast<const char*>(from.num_sparse)) : 0};
   return {part(from.num_items, to.num_items, 1),
           part(from.samples, to.samples, shape.samples),
           part(from.sample_rows, to.sample_rows, shape.samples),
@@ -82,7 +87,8 @@ std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const Ste
           part(from.positions, to.positions, shape.rows),
           part(from.slots, to.slots, shape.rows),
           part(from.tables, to.tables, shape.rows),
-          part(from.block_table, to.block_table, shape.table_entries)};
+          part(from.block_table, to.block_table, shape.table_entries),
+          sparse};
 }
 
 std::uint32_t decode_items_for(std::uint32_t sequences, const StepGeometry& geometry) {

@@ -43,7 +43,7 @@ struct StepInputs {
   std::int32_t* num_sparse = nullptr;     // [1]
   SparseSequence* sparse = nullptr;       // [max_sparse]
   std::size_t head_bytes = 0;             // of everything before the block table
-  std::size_t sparse_bytes = 0;           // from num_sparse on, what a step without sparsified sequences leaves out
+  std::size_t sparse_bytes = 0;           // from num_sparse on
 
   /// The arrays inside `base`, which holds bytes_needed(limits) or is null.
   static StepInputs at(void* base, const StepLimits& limits);
@@ -63,7 +63,7 @@ struct StepShape {
 };
 
 /// What brings a step's inputs from one place to another: of each array what the step uses.
-inline constexpr std::size_t kInputArrays = 11;
+inline constexpr std::size_t kInputArrays = 12;
 [[nodiscard]] std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const StepInputs& to,
                                                              const StepShape& shape);
 
