@@ -246,7 +246,7 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
     float* k = q + q_size_;
     const float* v = k + kv_size_;
     const auto turn = [&](float* heads, std::size_t size, const std::vector<float>& norm,
-                          const std::vector<float>& cosine, const std::vector<float>& sine) {
+                          const AlignedFloats& cosine, const AlignedFloats& sine) {
       for (float* head = heads; head < heads + size; head += head_dim) {
         if (!norm.empty()) row_kernels_.rms_norm(head, norm.data(), spec.norm_eps, head, head_dim);
         if (half > 0) row_kernels_.rotate(head, cosine.data() + row * half, sine.data() + row * half, half);

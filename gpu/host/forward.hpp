@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "gpu/host/aligned_floats.hpp"
 #include "gpu/host/attention.hpp"
 #include "gpu/host/host_model.hpp"
 #include "gpu/host/kv_pool.hpp"
@@ -70,7 +71,7 @@ class Forward {
   };
   /// A product's input: fp32 rows, and what the kernels make of them where the weights are quantized.
   struct Input {
-    std::vector<float> rows;
+    AlignedFloats rows;
     ProductRows quantized;
     std::size_t cols;
     Input(std::size_t max_rows, std::size_t columns, bool quantizes, const MatmulKernels& kernels);
@@ -109,15 +110,15 @@ class Forward {
   SparseSlots slots_;                                   // of the step's sparsified sequences
   AlignedRows panels_;                                  // working memory of products, [members]
 
-  std::vector<float> x_;                        // [tokens, hidden] residual stream
-  std::vector<float> y_;                        // [tokens, hidden] a block's output
-  std::vector<float> qkv_;                      // [tokens, q + 2 kv]
-  std::vector<float> up_;                       // [tokens, up rows]
-  std::vector<float> logits_;                   // [samples, vocab]
-  std::vector<float> cosine_, sine_;            // [tokens, rotary / 2]
-  std::vector<float> sink_cosine_, sink_sine_;  // the same at their cache positions; empty unless sequences
+  AlignedFloats x_;                        // [tokens, hidden] residual stream
+  AlignedFloats y_;                        // [tokens, hidden] a block's output
+  AlignedFloats qkv_;                      // [tokens, q + 2 kv]
+  AlignedFloats up_;                       // [tokens, up rows]
+  AlignedFloats logits_;                   // [samples, vocab]
+  AlignedFloats cosine_, sine_;            // [tokens, rotary / 2]
+  AlignedFloats sink_cosine_, sink_sine_;  // the same at their cache positions; empty unless sequences
                                                 // may be sparsified
-  std::vector<float> sink_q_;                   // [tokens, q]: queries as sinks see them
+  AlignedFloats sink_q_;                   // [tokens, q]: queries as sinks see them
   Input normed_;                                // [tokens, hidden]
   Input attended_;                              // [tokens, q]
   Input activated_;                             // [tokens, intermediate]

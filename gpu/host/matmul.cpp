@@ -15,8 +15,9 @@ namespace {
 constexpr std::size_t kChunksPerMember = 16;
 /// Activation rows are split too where there are too few groups for that, but never finer than this.
 constexpr std::size_t kRowsPerChunk = 48;
-/// A panel must serve many rows to be worth its making.
-constexpr std::size_t kRowsPerPanel = 128;
+/// With tiles each member takes rows of its own, those it also norms and rounds, if each gets as many: they
+/// stay in its own cache, and that is worth making the weights once a member.
+constexpr std::size_t kRowsOfOwn = 32;
 
 std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
@@ -136,11 +137,10 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
 
   const std::size_t chunks_wanted = member.size() * kChunksPerMember;
   const std::size_t groups_per_pass = kernels.groups_per_pass();
-  const std::size_t row_step = rounds ? kRowsPerPanel : kRowsPerChunk;
+  const std::size_t row_step = rounds ? kRowsOfOwn : kRowsPerChunk;
   const std::size_t passes = divide_up(product.groups_, groups_per_pass);
   const std::size_t groups_per_chunk = std::max<std::size_t>(1, passes / chunks_wanted) * groups_per_pass;
   const std::size_t group_chunks = divide_up(product.groups_, groups_per_chunk);
-  // Each member takes a share of a prompt's rows, those it also norms and rounds: they stay in its own cache.
   const std::size_t row_shares = rounds ? member.size() : chunks_wanted / group_chunks;
   const std::size_t row_chunks =
       std::clamp<std::size_t>(row_shares, 1, std::max<std::size_t>(1, rows / row_step));

@@ -56,6 +56,24 @@ void configure_tiles(std::size_t first, std::size_t second) {
   _tile_loadconfig(&config);
 }
 
+/// For each half of a quadword (two outputs' fours of columns): the codes at bit `at` and at + 8 of it,
+/// `shift` up in words of their own. A byte of the control names the bit that becomes lowest.
+struct alignas(64) SelectBits {
+  std::uint8_t control[64] = {};
+  constexpr SelectBits(int at, int shift) {
+    for (int i = 0; i < 32; ++i) {
+      const int code = at + (i & 1) * 8 + (i >> 1 & 1) * 32;
+      control[2 * i] = static_cast<std::uint8_t>((code - shift) & 63);
+      control[2 * i + 1] = static_cast<std::uint8_t>((code - shift + 8) & 63);
+    }
+  }
+};
+constexpr int shift_for(int code_bits) { return 11 - code_bits; }
+constexpr SelectBits kSelect4[] = {
+    {0, shift_for(4)}, {16, shift_for(4)}, {4, shift_for(4)}, {20, shift_for(4)}};
+constexpr SelectBits kSelect5[] = {{0, shift_for(5)}, {16, shift_for(5)}};
+constexpr SelectBits kSelect8[] = {{0, shift_for(8)}, {16, shift_for(8)}};
+
 /// Makes bfloat16 weights, less 112 in the exponent, of one matrix's codes.
 template <Storage kStorage, bool kHasMin>
 class Unpacker {
@@ -64,9 +82,11 @@ class Unpacker {
   static constexpr std::size_t kTileBytes = kQuantBytes + (kHasMin ? 64 : 32);
 
   explicit Unpacker(const MatmulTask& task) {
-    const int shift = 11 - task.code_bits;
-    for (std::size_t i = 0; i < kLines; ++i)
-      select_[i] = bits_of(static_cast<int>(i % 2) * 16 + static_cast<int>(i / 2) * 4, shift);
+    const int shift = shift_for(task.code_bits);
+    const SelectBits* select = kStorage == Storage::kU4 ? kSelect4
+                               : task.code_bits == 5    ? kSelect5
+                                                        : kSelect8;
+    for (std::size_t i = 0; i < kLines; ++i) select_[i] = _mm512_load_si512(select[i].control);
     mask_ = _mm512_set1_epi16(static_cast<short>(((1 << task.code_bits) - 1) << shift));
     // Factors of 2^(24 - shift + exponent) and 2^exponent, in steps that fp16 can hold.
     const int exponent = 24 - shift + task.weight_exponent;
@@ -104,18 +124,6 @@ class Unpacker {
  private:
   static constexpr std::size_t kLines = kStorage == Storage::kU4 ? 4 : 2;
 
-  /// For each half of a quadword (two outputs' fours of columns): the codes at bit `at` and at + 8 of it,
-  /// `shift` up in words of their own. A byte of the control names the bit that becomes lowest.
-  static __m512i bits_of(int at, int shift) {
-    alignas(64) std::uint8_t control[64];
-    for (int i = 0; i < 32; ++i) {
-      const int code = at + (i & 1) * 8 + (i >> 1 & 1) * 32;
-      control[2 * i] = static_cast<std::uint8_t>((code - shift) & 63);
-      control[2 * i + 1] = static_cast<std::uint8_t>((code - shift + 8) & 63);
-    }
-    return _mm512_load_si512(control);
-  }
-
   static __m512h power_of_two(int exponent) {
     return _mm512_set1_ph(static_cast<_Float16>(__builtin_ldexpf(1.0f, exponent)));
   }
@@ -140,13 +148,22 @@ class Unpacker {
   __m512h d_factor_[2], m_factor_[2], zero_;
 };
 
+/// Logits: rows of a vocabulary, read once and much later, go past the caches.
+[[gnu::always_inline]] inline bool streams_out(const MatmulTask& task) {
+  constexpr std::size_t kLongRow = 16384;
+  return task.y_stride >= kLongRow && task.y_stride % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(task.y) % 64 == 0;
+}
+
 [[gnu::always_inline]] inline void store_outputs(const MatmulTask& task, std::size_t row, std::size_t group,
                                                  __m512 sum, __m512 scale) {
   const std::size_t output = group * kGroupRows, left = task.outputs - output;
   const __mmask16 lanes = left >= kGroupRows ? __mmask16{0xffff} : static_cast<__mmask16>((1u << left) - 1);
   sum = _mm512_mul_ps(sum, scale);
   if (task.bias != nullptr) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, task.bias + output));
-  _mm512_mask_storeu_ps(task.y + row * task.y_stride + output, lanes, sum);
+  float* const to = task.y + row * task.y_stride + output;
+  if (streams_out(task) && left >= kGroupRows) return _mm512_stream_ps(to, sum);
+  _mm512_mask_storeu_ps(to, lanes, sum);
 }
 
 /// What the sums lack.
@@ -398,6 +415,7 @@ void product(const MatmulTask& task) {
     default:
       product_of_many<kStorage, kHasMin>(task, unpacker);
   }
+  if (streams_out(task)) _mm_sfence();
   _tile_release();  // a thread without tiles in use is cheaper to switch
 }
 
