@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// MemoryForecast: the most blocks that sparsified sequences bounded by their budgets will hold together at any
-// time from now on. Each is known in advance: it holds its whole prompt until that is computed, then grows by
-// a slot a step up to its budget, and is gone when its longest answer is. So a sequence may come in although
-// all budgets together exceed the memory, if enough of the others end before they need theirs. An answer that
-// ends early only leaves more room; a sequence that falls behind its course may lead to a preemption, no
-// worse.
+// MemoryForecast: the most blocks that sparsified sequences bounded by their budgets will hold together at
+// any time from now on. Each is known in advance: it holds its whole prompt until that is computed, then
+// grows by a slot a step up to its budget, and is gone when its longest answer is. So a sequence may come in
+// although all budgets together exceed the memory, if enough of the others end before they need theirs. An
+// answer that ends early only leaves more room; a sequence that falls behind its course may lead to a
+// preemption, no worse.
 //
 // Time is counted in steps from now. Pure.
 
@@ -37,8 +37,8 @@ class MemoryForecast {
   void join(const MemoryCourse& course) noexcept;
 
  private:
-  /// Between two ends of sequences or of prompts; the last one never ends. At most kSpansMax: of more, neighbours
-  /// are one, in which whoever is there at some time counts for all of it.
+  /// Between two ends of sequences or of prompts; the last one never ends. At most kSpansMax: of more,
+  /// neighbours are one, in which whoever is there at some time counts for all of it.
   struct Span {
     std::uint32_t begin = 0, end = 0;
     std::uint64_t blocks = 0;

@@ -48,8 +48,7 @@ constexpr std::uint32_t kNeverEnds = UINT32_MAX / 2;
 MemoryCourse course_of(const Sequence& sequence, std::uint32_t prompt_steps, std::uint32_t block_size) {
   const std::uint32_t prompt = sequence.prompt_length;
   const auto answer = static_cast<std::uint32_t>(sequence.params.max_tokens);
-  const std::uint32_t end =
-      std::max(sequence.length(), std::min(prompt + answer, sequence.length_limit));
+  const std::uint32_t end = std::max(sequence.length(), std::min(prompt + answer, sequence.length_limit));
   const std::uint32_t from = std::max(sequence.computed, prompt);
   MemoryCourse course{.prompt_steps = sequence.computed < prompt ? prompt_steps : 0,
                       .prompt_blocks = blocks_for(prompt, block_size),
@@ -237,8 +236,8 @@ std::vector<SequenceId> choose_admissions(const SchedulerState& state, const Bud
         bounded ? 0 : std::min(blocks_wanted(sequence, budget.block_size), budget.total_blocks);
     // Alone it may use everything; beside others it leaves each that grows a block to grow into.
     const std::uint64_t spare = admitted == 0 ? 0 : growing + (bounded ? 0 : 1);
-    const std::uint64_t peak = std::min<std::uint64_t>(
-        forecast.peak_with(course), admitted == 0 ? budget.total_blocks : UINT64_MAX);
+    const std::uint64_t peak =
+        std::min<std::uint64_t>(forecast.peak_with(course), admitted == 0 ? budget.total_blocks : UINT64_MAX);
     if (peak + promised + need + spare > room) break;
     forecast.join(course);
     promised += need;

@@ -40,8 +40,8 @@ struct Options {
                   .granularities = {"head"},
                   .strategies = {"spvllm", "free-block", "sparse-copy", "no-op"}};
   std::vector<std::uint32_t> budgets = {256, 512, 1024};
-  std::uint32_t concurrency = 0, prompts = 128, kv_mib = 64, step_us = 10000, prompt_token_us = 0, sequence_us = 0,
-                kv_token_ns = 0;
+  std::uint32_t concurrency = 0, prompts = 128, kv_mib = 64, step_us = 10000, prompt_token_us = 0,
+                sequence_us = 0, kv_token_ns = 0;
   std::uint64_t seed = 1;
   double length_share = 1;  // of the dataset's lengths
   std::string iterations;   // file

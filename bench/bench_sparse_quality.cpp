@@ -94,8 +94,8 @@ std::vector<std::vector<Prediction>> decode(const model::Model& model, const Opt
     tenths = 10 * done / total;
     std::cerr << what << ": " << 10 * tenths << "%" << std::endl;
   };
-  return reader.known(decode_forced(model, sequences, options.threads,
-                                    std::size_t{options.kv_mib} << 20, progress));
+  return reader.known(
+      decode_forced(model, sequences, options.threads, std::size_t{options.kv_mib} << 20, progress));
 }
 
 /// Sums over all windows.

@@ -39,15 +39,14 @@ Result<ServedLoad> serve_simulated(const EngineOptions& options, const gpu::Timi
   const gpu::DeviceOptions device_set = device_options(options, longest);
 
   runtime::SimExecutor executor({.seed = seed});
-  gpu::SimDevice device(device_set, kv_bytes_per_token(spec, device_set.kv_dtype), spec.vocab_size, profile,
-                        {},
-                        {.now_ns = [&] { return runtime::to_ns(executor.now()); },
-                         .call_at =
-                             [&](std::int64_t ns, std::function<void()> call) {
-                               executor.call_at(0, runtime::TimePoint(runtime::Duration(ns)),
-                                                std::move(call));
-                             },
-                         .random = [] { return std::uint64_t{0}; }});
+  gpu::SimDevice device(
+      device_set, kv_bytes_per_token(spec, device_set.kv_dtype), spec.vocab_size, profile, {},
+      {.now_ns = [&] { return runtime::to_ns(executor.now()); },
+       .call_at =
+           [&](std::int64_t ns, std::function<void()> call) {
+             executor.call_at(0, runtime::TimePoint(runtime::Duration(ns)), std::move(call));
+           },
+       .random = [] { return std::uint64_t{0}; }});
   ServedLoad served{.blocks = device.info().num_blocks, .block_size = options.block_size};
   const actors::Serving serving(executor, {.device = &device,
                                            .device_options = device_set,
