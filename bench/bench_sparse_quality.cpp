@@ -189,7 +189,7 @@ void run_needle(const model::Model& model, const Options& options, const OptionR
   if (text.size() < options.context) reader.refuse("the text is shorter than the context");
   runtime::Random random(7);
   for (std::uint32_t d = 0; d < options.depths; ++d) {
-    const double depth = options.depths == 1 ? 0.5 : static_cast<double>(d) / (options.depths - 1);
+    const double depth = (d + 0.5) / options.depths;
     std::vector<Needle> needles(options.needles);
     for (Needle& needle : needles)
       needle = {10000 + random.below(90000), depth, random.below(text.size() - options.context + 1)};

@@ -135,8 +135,10 @@ def quality_plots(folder, rows):
     for column, title in (("perplexity", "Perplexity"), ("agreement", "Greedy agreement with the exact model")):
         for granularity in [name for name in ("head", "layer", "token") if any(row["granularity"] == name for row in rows)]:
             shown = [row for row in rows if row["granularity"] == granularity or row["method"] == "streaming"]
-            most = 1 if column == "agreement" else 1.05 * max(row[column] for row in rows)
-            plot = Plot(f"{title}, granularity {granularity}", column, most, column == "agreement")
+            most, label = 1, column
+            if column == "perplexity":  # random's would press the others flat
+                most, label = min(1.05 * max(row[column] for row in rows), 1.6 * exact[column]), "perplexity (or more, at the top)"
+            plot = Plot(f"{title}, granularity {granularity}", label, most, column == "agreement")
             for percent in percents:
                 plot.text(plot.x(place[percent]), HEIGHT - BOTTOM + 16, f"{percent}%", "text-anchor='middle'")
             plot.text(plot.x(0.5), HEIGHT - 8, f"budget, of {exact['context']} tokens", "text-anchor='middle'")
@@ -153,7 +155,8 @@ def quality_plots(folder, rows):
 def needle_plot(folder, rows):
     """Found over depth: a row a configuration, a cell a depth, the darker the more."""
     depths = sorted({row["depth"] for row in rows})
-    names = list(dict.fromkeys((row["method"], row["granularity"], row["percent"]) for row in rows))
+    names = list(dict.fromkeys((row["method"], row["granularity"], row["percent"]) for row in rows
+                               if row["method"] == "none" or row["percent"] < 100))
     cell, left, top = 22, 190, 52
     width, height = left + cell * len(depths) + 20, top + cell * len(names) + 30
     body = ["<text x='8' y='18' class='t' font-weight='600' font-size='13'>Needle found, by depth in the text</text>"]
