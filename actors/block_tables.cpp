@@ -2,6 +2,7 @@
 #include "actors/block_tables.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "runtime/check.hpp"
 
@@ -69,8 +70,11 @@ bool BlockTables::extend_to(LeaseId lease, std::uint32_t tokens) {
   if (found == tables_.end()) return false;
   Table& table = found->second;
   const std::uint32_t wanted = (tokens + pool_.block_size() - 1) / pool_.block_size();
-  return wanted <= table.blocks.size() ||
-         allocate(wanted - static_cast<std::uint32_t>(table.blocks.size()), table.blocks);
+  if (wanted > table.blocks.size() &&
+      !allocate(wanted - static_cast<std::uint32_t>(table.blocks.size()), table.blocks))
+    return false;
+  table.written = std::max(table.written, tokens);
+  return true;
 }
 
 bool BlockTables::allocate(std::uint32_t count, std::vector<gpu::BlockId>& blocks) {
@@ -145,19 +149,20 @@ void BlockTables::drop_emptied(LeaseId lease, std::span<const gpu::BlockId> bloc
 SlotTotals BlockTables::slot_totals() const {
   const std::uint32_t block_size = pool_.block_size();
   SlotTotals totals{.slots = std::uint64_t{pool_.held()} * block_size};
-  std::vector<bool> counted(pool_.total());
+  std::vector<std::uint32_t> filled(pool_.total());  // by block, of exact tables: several may share one
   for (const auto& [lease, table] : tables_) {
     if (table.sparse) {
       totals.live += table.sparse->slots.live;
       totals.holes += table.sparse->slots.holes();
       continue;
     }
-    for (std::uint32_t i = 0; i < table.blocks.size() && i * block_size < table.computed; ++i) {
-      const auto block = static_cast<std::uint32_t>(table.blocks[i]);
-      if (!counted[block]) totals.live += std::min(block_size, table.computed - i * block_size);
-      counted[block] = true;
+    const std::uint32_t tokens = std::max(table.computed, table.written);
+    for (std::uint32_t i = 0; i < table.blocks.size() && i * block_size < tokens; ++i) {
+      std::uint32_t& most = filled[static_cast<std::uint32_t>(table.blocks[i])];
+      most = std::max(most, std::min(block_size, tokens - i * block_size));
     }
   }
+  totals.live += std::accumulate(filled.begin(), filled.end(), std::uint64_t{0});
   return totals;
 }
 

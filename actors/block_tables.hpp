@@ -66,6 +66,7 @@ class BlockTables {
   /// Strategy free-block: these blocks of the table hold no live token any more. Others are ignored.
   void drop_emptied(LeaseId lease, std::span<const gpu::BlockId> blocks);
 
+  /// With the tokens of every step handed out so far, whether it is done or not.
   [[nodiscard]] SlotTotals slot_totals() const;
   /// Of a sparsified table that is held.
   [[nodiscard]] SlotCount slots(LeaseId lease) const { return tables_.at(lease).sparse.value().slots; }
@@ -106,6 +107,7 @@ class BlockTables {
     std::vector<gpu::BlockId> blocks;
     std::vector<model::TokenId> tokens;  // known content, prompt and output
     std::uint32_t computed = 0;          // positions with valid KV
+    std::uint32_t written = 0;           // positions that steps handed out have filled or will
     std::uint32_t named_blocks = 0;      // leading blocks whose name is known
     PrefixHash name;                     // of those blocks (the salt when there are none)
     std::optional<SparseTable> sparse;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "actors/memory_forecast.hpp"
+
 namespace spillway::actors {
 namespace {
 
@@ -31,20 +33,58 @@ bool is_bounded(const Sequence& sequence) {
                          sparse.strategy == model::SparseStrategy::kSparseCopy);
 }
 
-/// Blocks to have in hand for it: all that a bounded one will ever use, of any other those of its tokens so
-/// far.
+/// Blocks to have in hand for one whose memory grows without bound: those of its tokens so far.
 std::uint32_t blocks_wanted(const Sequence& sequence, std::uint32_t block_size) {
   if (!sequence.sparsified()) return blocks_for(sequence.length() + 1, block_size);
   const bool prompt_done = sequence.computed >= sequence.prompt_length;
-  if (!is_bounded(sequence)) {
-    return prompt_done ? sequence.blocks + 1 : blocks_for(sequence.prompt_length + 1, block_size);
-  }
-  const auto answer = static_cast<std::uint32_t>(sequence.params.max_tokens);
-  const std::uint32_t end =
-      std::max(sequence.length(), std::min(sequence.prompt_length + answer, sequence.length_limit));
-  const std::uint32_t kept = slots_after_prompt(sequence.prompt_length, end, sequence.sparse);
-  return blocks_for(prompt_done ? kept : std::max(kept, sequence.prompt_length), block_size);
+  return prompt_done ? sequence.blocks + 1 : blocks_for(sequence.prompt_length + 1, block_size);
 }
+
+/// Steps between a sequence's last one and its blocks' return, at most.
+constexpr std::uint32_t kReturnSteps = 2;
+constexpr std::uint32_t kNeverEnds = UINT32_MAX / 2;
+
+/// `prompt_steps`: until its prompt is computed.
+MemoryCourse course_of(const Sequence& sequence, std::uint32_t prompt_steps, std::uint32_t block_size) {
+  const std::uint32_t prompt = sequence.prompt_length;
+  const auto answer = static_cast<std::uint32_t>(sequence.params.max_tokens);
+  const std::uint32_t end = std::max(sequence.length(), std::min(prompt + answer, sequence.length_limit));
+  const std::uint32_t from = std::max(sequence.computed, prompt);
+  MemoryCourse course{.prompt_steps = sequence.computed < prompt ? prompt_steps : 0,
+                      .prompt_blocks = blocks_for(prompt, block_size),
+                      .slots = slots_after_prompt(prompt, from, sequence.sparse),
+                      .slots_max = slots_after_prompt(prompt, end, sequence.sparse)};
+  // Without room for a copy, holes stay for a while.
+  course.slots = std::max(course.slots, sequence.slots.span);
+  course.slots_max = std::max(course.slots_max, course.slots);
+  course.steps = course.prompt_steps + (end - from) + kReturnSteps;
+  if (sequence.held) {  // it may stay as it is, or go on at any time
+    course.slots = course.slots_max;
+    course.steps = kNeverEnds;
+  }
+  return course;
+}
+
+/// Tells when prompts will be computed, each behind those that came before it.
+class PromptQueue {
+ public:
+  PromptQueue(const SchedulerState& state, const Budget& budget) {
+    std::uint32_t decodes = 0;
+    for (const auto& [arrival, id] : state.running) decodes += state.at(id).decodes() ? 1 : 0;
+    const std::uint32_t rest = budget.max_batched_tokens - std::min(decodes, budget.max_batched_tokens);
+    tokens_a_step_ = std::max(1U, std::min(rest, budget.max_prompt_tokens));
+  }
+
+  /// Puts the sequence behind the others; steps until it is computed.
+  std::uint32_t join(const Sequence& sequence) {
+    if (sequence.computed < sequence.prompt_length) tokens_ += sequence.prompt_length - sequence.computed;
+    const std::uint64_t steps = (tokens_ + tokens_a_step_ - 1) / tokens_a_step_;
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(steps, kNeverEnds / 2));
+  }
+
+ private:
+  std::uint64_t tokens_ = 0, tokens_a_step_ = 1;
+};
 
 /// Tracks free blocks while a step is put together, and takes blocks from late comers when they run short.
 class Memory {
@@ -162,30 +202,47 @@ StepDecision plan_step(const SchedulerState& state, const Budget& budget) {
 
 std::vector<SequenceId> choose_admissions(const SchedulerState& state, const Budget& budget) {
   std::vector<SequenceId> chosen;
-  std::uint64_t promised = 0;
+  std::size_t rows = state.free_rows.size();
+  if (rows == 0 || state.waiting.empty()) return chosen;
+  std::uint64_t room = budget.free_blocks;  // for all bounded ones
+  std::uint64_t promised = 0;               // to the others
   std::size_t admitted = 0, growing = 0;
+  PromptQueue prompts(state, budget);
+  std::vector<MemoryCourse> courses;
   for (const auto& [arrival, id] : state.running) {
     const Sequence& sequence = state.at(id);
+    const std::uint32_t prompt_steps = prompts.join(sequence);
     ++admitted;
-    growing += is_bounded(sequence) ? 0 : 1;
+    if (is_bounded(sequence)) {
+      courses.push_back(course_of(sequence, prompt_steps, budget.block_size));
+      room += sequence.blocks;
+      continue;
+    }
+    ++growing;
     const std::uint32_t total = blocks_wanted(sequence, budget.block_size);
     promised += total > sequence.blocks ? total - sequence.blocks : 0;
   }
-  std::size_t rows = state.free_rows.size();
+  MemoryForecast forecast(courses, budget.block_size);
   for (const auto& [arrival, id] : state.waiting) {
     const Sequence& sequence = state.at(id);
     if (rows == 0) break;
     if (sequence.steps_in_flight > 0) break;  // a token of its earlier life is still to come
     if (sequence.held) continue;
-    const std::uint32_t need = blocks_wanted(sequence, budget.block_size);
+    const bool bounded = is_bounded(sequence);
+    const std::uint32_t prompt_steps = prompts.join(sequence);
+    const MemoryCourse course =
+        bounded ? course_of(sequence, prompt_steps, budget.block_size) : MemoryCourse{};
+    const std::uint32_t need =
+        bounded ? 0 : std::min(blocks_wanted(sequence, budget.block_size), budget.total_blocks);
     // Alone it may use everything; beside others it leaves each that grows a block to grow into.
-    const std::uint64_t spare = admitted == 0 ? 0 : growing + (is_bounded(sequence) ? 0 : 1);
-    const std::uint32_t bounded = std::min(need, budget.total_blocks);
-    if (promised + bounded + spare > budget.free_blocks && !(admitted == 0 && bounded <= budget.free_blocks))
-      break;
-    promised += bounded;
+    const std::uint64_t spare = admitted == 0 ? 0 : growing + (bounded ? 0 : 1);
+    const std::uint64_t peak =
+        std::min<std::uint64_t>(forecast.peak_with(course), admitted == 0 ? budget.total_blocks : UINT64_MAX);
+    if (peak + promised + need + spare > room) break;
+    forecast.join(course);
+    promised += need;
     ++admitted;
-    growing += is_bounded(sequence) ? 0 : 1;
+    growing += bounded ? 0 : 1;
     --rows;
     chosen.push_back(id);
   }

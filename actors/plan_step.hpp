@@ -43,9 +43,10 @@ struct Demand {
 [[nodiscard]] Demand demand(const SchedulerState& state);
 
 /// Which waiting sequences to admit now, first come first served: each needs a row, and free blocks for all
-/// of its tokens besides what running prompts still need and one spare block for each running sequence. A
-/// sparsified one whose slots its budget bounds counts with all that it will ever hold, and needs no spare
-/// block. The first that does not fit stops the queue, so that a long prompt is never starved by short ones.
+/// of its tokens besides what running prompts still need and one spare block for each running sequence.
+/// Sparsified ones whose slots their budgets bound need no spare block: all that they will hold at any time
+/// is counted (memory_forecast.hpp). The first that does not fit stops the queue, so that a long prompt is
+/// never starved by short ones.
 [[nodiscard]] std::vector<SequenceId> choose_admissions(const SchedulerState& state, const Budget& budget);
 
 }  // namespace spillway::actors

@@ -160,36 +160,36 @@ struct Step {
   const MatmulKernels& kernels;
   std::size_t rows;
   std::size_t lm_head_rows;
-  QuantizedRows hidden, intermediate;
+  ProductRows hidden, intermediate;
+  AlignedRows panels;
   std::vector<float> x, y, logits;
 
-  Step(const Model& m, CpuTarget target, std::size_t m_rows, std::size_t head_rows)
+  Step(const Model& m, CpuTarget target, std::uint32_t threads, std::size_t m_rows, std::size_t head_rows)
       : model(m),
         kernels(matmul_kernels(target)),
         rows(m_rows),
         lm_head_rows(head_rows),
-        hidden(rows, kHidden),
-        intermediate(rows, kIntermediate),
+        hidden(kernels, rows, kHidden),
+        intermediate(kernels, rows, kIntermediate),
+        panels(threads, kernels.panel_bytes(kIntermediate)),
         x(rows * kIntermediate),
         y(rows * 2 * kIntermediate),
         logits(lm_head_rows * kVocab) {
     std::mt19937 random(kSeed);
     std::normal_distribution<float> value;
     for (float& v : x) v = value(random);
-    hidden.set_cols(kHidden);
-    intermediate.set_cols(kIntermediate);
   }
 
-  void quantize(TeamMember& member, QuantizedRows& to) {
+  void quantize(TeamMember& member, ProductRows& to) {
     const auto [begin, end] = member.share(static_cast<std::uint32_t>(rows));
-    for (std::size_t row = begin; row < end; ++row) to.quantize_row(kernels, &x[row * to.cols()], row);
+    for (std::size_t row = begin; row < end; ++row) to.set_row(kernels, &x[row * to.cols()], row);
     member.barrier();
   }
 
   void run(TeamMember& member, bool quantizes) {
-    auto product = [&](const PackedProduct& p, QuantizedRows& in) {
+    auto product = [&](const PackedProduct& p, ProductRows& in) {
       if (quantizes) quantize(member, in);
-      matmul(member, kernels, p, {&in, 0, nullptr, 0}, rows, y.data(), p.rows());
+      matmul(member, kernels, p, {&in, nullptr, 0, panels.row(member.index())}, rows, y.data(), p.rows());
       member.barrier();
     };
     for (const Model::Layer& layer : model.layers) {
@@ -198,7 +198,8 @@ struct Step {
       product(layer.gate_up, hidden);
       product(layer.down, intermediate);
     }
-    matmul(member, kernels, model.lm_head, {&hidden, 0, nullptr, 0}, lm_head_rows, logits.data(), kVocab);
+    matmul(member, kernels, model.lm_head, {&hidden, nullptr, 0, panels.row(member.index())}, lm_head_rows,
+           logits.data(), kVocab);
   }
 };
 
@@ -232,7 +233,7 @@ int main(int argc, char** argv) {
     for (std::size_t rows : {1, 2, 4, 8, 16, 32, 64, 512}) {
       if (only_rows != 0 && rows != only_rows) continue;
       const std::size_t head_rows = rows > 64 ? 1 : rows;
-      Step step(model, target, rows, head_rows);
+      Step step(model, target, threads, rows, head_rows);
       auto run = [&](bool quantizes) { team.run([&](TeamMember& member) { step.run(member, quantizes); }); };
       run(true);
       const int rounds = rows < 64 ? 21 : 5;

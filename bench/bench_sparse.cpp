@@ -6,15 +6,14 @@
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
-#include <charconv>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "bench/sparse/option_reader.hpp"
 #include "bench/sparse/random_opt.hpp"
+#include "bench/sparse/result_line.hpp"
 #include "bench/sparse/serving_run.hpp"
 
 namespace spillway::bench {
@@ -27,147 +26,86 @@ constexpr const char* kUsage =
     "usage: bench_sparse [--model PATH|opt-125m] [--device host|cuda|sim] [--dataset "
     "sharegpt|sharegpt-8k|...]\n"
     "  [--num-prompts N] [--methods LIST] [--strategies LIST] [--granularities LIST] [--budgets LIST]\n"
-    "  [--kv-cache-memory-mib N] [--max-num-seqs N] [--block-size N] [--threads N] [--seed N]\n"
-    "  [--step-us N (device sim)] [--length-share X] [--iterations FILE]\n"
+    "  [--kv-cache-memory-mib N] [--max-num-seqs N] [--max-num-batched-tokens N] [--block-size N]\n"
+    "  [--max-concurrency N (0: all requests at once)] [--max-itl-stretch X] [--threads N] [--seed N]\n"
+    "  [--length-share X] [--iterations FILE]\n"
+    "  device sim: [--step-us N] [--prompt-token-us N] [--sequence-us N] [--kv-token-ns N], what a step\n"
+    "  takes, and each prompt token, decoding sequence and slot attended to adds\n"
     "opt-125m: that shape with random weights, written to build/models/. LIST: words between commas.\n";
 
 struct Options {
   EngineOptions engine;
-  std::string model = "models/SmolLM2-135M-Instruct.Q4_1.gguf", dataset = "sharegpt";
-  std::vector<std::string> methods = {"h2o"}, granularities = {"head"},
-                           strategies = {"spvllm", "free-block", "sparse-copy", "no-op"};
+  std::string model = "models/SmolLM2-135M-Instruct.Q4_1.gguf", device = "host", dataset = "sharegpt";
+  SparseGrid grid{.methods = {"h2o"},
+                  .granularities = {"head"},
+                  .strategies = {"spvllm", "free-block", "sparse-copy", "no-op"}};
   std::vector<std::uint32_t> budgets = {256, 512, 1024};
-  std::uint32_t prompts = 128, step_us = 2000;
+  std::uint32_t concurrency = 0, prompts = 128, kv_mib = 64, step_us = 10000, prompt_token_us = 0,
+                sequence_us = 0, kv_token_ns = 0;
   std::uint64_t seed = 1;
   double length_share = 1;  // of the dataset's lengths
   std::string iterations;   // file
 };
 
-[[noreturn]] void refuse(const std::string& message) {
-  std::cerr << "bench_sparse: " << message << "\n" << kUsage;
-  std::exit(2);
-}
-
-template <class T>
-T number(std::string_view option, std::string_view text) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size())
-    refuse(std::string(option) + " wants a number, not '" + std::string(text) + "'");
-  return value;
-}
-
-std::vector<std::string> words(std::string_view text) {
-  std::vector<std::string> list;
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find(','), text.size());
-    list.emplace_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return list;
-}
-
-void set_device(EngineOptions& engine, std::string_view name) {
-  if (name != "host" && name != "cuda" && name != "sim") refuse("--device is host, cuda or sim");
-  engine.device = name == "cuda" ? DeviceKind::kCuda : DeviceKind::kHost;
-  engine.simulate_device = name == "sim";
-}
-
-Options parse(int argc, char** argv) {
-  Options options;
-  options.engine.enable_prefix_caching = false;
-  options.engine.max_num_seqs = 64;
-  options.engine.kv_cache_memory_bytes = std::size_t{64} << 20;
-  set_device(options.engine, "host");
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i], value = i + 1 < argc ? argv[i + 1] : "";
-    if (name == "--model")
-      options.model = value;
-    else if (name == "--device")
-      set_device(options.engine, value);
-    else if (name == "--dataset")
-      options.dataset = value;
-    else if (name == "--num-prompts")
-      options.prompts = number<std::uint32_t>(name, value);
-    else if (name == "--methods")
-      options.methods = words(value);
-    else if (name == "--strategies")
-      options.strategies = words(value);
-    else if (name == "--granularities")
-      options.granularities = words(value);
-    else if (name == "--budgets") {
-      options.budgets.clear();
-      for (const std::string& word : words(value))
-        options.budgets.push_back(number<std::uint32_t>(name, word));
-    } else if (name == "--kv-cache-memory-mib")
-      options.engine.kv_cache_memory_bytes = number<std::size_t>(name, value) << 20;
-    else if (name == "--max-num-seqs")
-      options.engine.max_num_seqs = number<std::uint32_t>(name, value);
-    else if (name == "--block-size")
-      options.engine.block_size = number<std::uint32_t>(name, value);
-    else if (name == "--threads")
-      options.engine.threads = number<std::uint32_t>(name, value);
-    else if (name == "--seed")
-      options.seed = number<std::uint64_t>(name, value);
-    else if (name == "--step-us")
-      options.step_us = number<std::uint32_t>(name, value);
-    else if (name == "--length-share")
-      options.length_share = number<double>(name, value);
-    else if (name == "--iterations")
-      options.iterations = value;
-    else
-      refuse("unknown option '" + std::string(name) + "'");
-  }
-  options.engine.simulated_step = std::chrono::microseconds(options.step_us);
-  return options;
-}
-
-template <class T>
-T known(const Result<T>& result) {
-  if (!result) refuse(result.error().message);
-  return *result;
+/// `options` is filled by read().
+void add_options(OptionReader& reader, Options& options) {
+  options.grid.add_to(reader);
+  reader.add("--model", options.model);
+  reader.add("--device", options.device);
+  reader.add("--dataset", options.dataset);
+  reader.add("--num-prompts", options.prompts);
+  reader.add("--max-concurrency", options.concurrency);
+  reader.add("--budgets", options.budgets);
+  reader.add("--kv-cache-memory-mib", options.kv_mib);
+  reader.add("--max-num-seqs", options.engine.max_num_seqs);
+  reader.add("--max-num-batched-tokens", options.engine.max_num_batched_tokens);
+  reader.add("--block-size", options.engine.block_size);
+  reader.add("--max-itl-stretch", options.engine.max_itl_stretch);
+  reader.add("--threads", options.engine.threads);
+  reader.add("--seed", options.seed);
+  reader.add("--step-us", options.step_us);
+  reader.add("--prompt-token-us", options.prompt_token_us);
+  reader.add("--sequence-us", options.sequence_us);
+  reader.add("--kv-token-ns", options.kv_token_ns);
+  reader.add("--length-share", options.length_share);
+  reader.add("--iterations", options.iterations);
 }
 
 /// method none first: the others are measured against it.
-std::vector<model::SparseKvParams> configurations(const Options& options) {
+std::vector<model::SparseKvParams> configurations(const Options& options, const OptionReader& reader) {
   std::vector<model::SparseKvParams> all(1);
-  for (const std::string& method : options.methods) {
-    for (const std::uint32_t budget : options.budgets) {
-      for (const std::string& granularity : options.granularities) {
-        for (const std::string& strategy : options.strategies) {
-          all.push_back({.method = known(model::parse_sparse_method(method)),
-                         .strategy = known(model::parse_sparse_strategy(strategy)),
-                         .granularity = known(model::parse_sparse_granularity(granularity)),
-                         .budget = budget});
-        }
-      }
+  for (const std::uint32_t budget : options.budgets) {
+    for (model::SparseKvParams params : options.grid.all(reader)) {
+      params.budget = budget;
+      all.push_back(params);
     }
   }
   return all;
 }
 
-/// What the keys mean: docs/sparsification.md. bound_ratio is null for the exact engine.
-json::object line(const model::SparseKvParams& params, const std::string& dataset,
-                  const ServingFigures& figures, json::value bound_ratio) {
-  const bool on = params.on();
-  const auto word = [on](std::string_view text) { return on ? json::value(text) : json::value(nullptr); };
-  return {{"method", model::name_of(params.method)},
-          {"strategy", word(model::name_of(params.strategy))},
-          {"granularity", word(model::name_of(params.granularity))},
-          {"budget", on ? json::value(params.budget) : json::value(nullptr)},
-          {"workload", dataset},
-          {"frag_p99", figures.frag_p99},
-          {"frag_mean", figures.frag_mean},
-          {"req_per_s", figures.req_per_s},
-          {"tok_per_s", figures.tok_per_s},
-          {"ttft_p50_ms", figures.ttft_p50_ms},
-          {"tpot_p50_ms", figures.tpot_p50_ms},
-          {"itl_p99_ms", figures.itl_p99_ms},
-          {"preemptions", figures.stats.scheduler.preemptions},
-          {"slots_reused", figures.stats.block_manager.slots_reused},
-          {"blocks_copied", figures.stats.block_manager.blocks_copied},
-          {"perplexity", nullptr},
-          {"bound_ratio", std::move(bound_ratio)}};
+/// bound_ratio is null for the exact engine.
+json::object line(const model::SparseKvParams& params, const Options& options, const ServingFigures& figures,
+                  double bound, double speed_up) {
+  json::object line = result_line(params, options.dataset);
+  line["device"] = options.device;
+  line["frag_p99"] = figures.frag_p99;
+  line["frag_mean"] = figures.frag_mean;
+  line["req_per_s"] = figures.req_per_s;
+  line["tok_per_s"] = figures.tok_per_s;
+  line["ttft_p50_ms"] = figures.ttft_p50_ms;
+  line["tpot_p50_ms"] = figures.tpot_p50_ms;
+  line["itl_p99_ms"] = figures.itl_p99_ms;
+  line["preemptions"] = figures.stats.scheduler.preemptions;
+  line["slots_reused"] = figures.stats.block_manager.slots_reused;
+  line["blocks_copied"] = figures.stats.block_manager.blocks_copied;
+  if (params.on()) line["bound_ratio"] = speed_up / bound;
+  line["bound"] = bound;
+  line["speed_up"] = speed_up;
+  line["blocks"] = figures.blocks;
+  line["held_mean"] = figures.held_mean;
+  line["running_peak"] = figures.stats.scheduler.running_peak;
+  line["steps"] = figures.stats.scheduler.steps;
+  return line;
 }
 
 /// Fragmentation by step, at most 400 points: each the mean of its share of the steps.
@@ -189,10 +127,10 @@ void write_iterations(std::ostream& out, const json::object& about, const std::v
       << std::endl;
 }
 
-std::vector<load::Lengths> lengths_of(const Options& options) {
+std::vector<load::Lengths> lengths_of(const Options& options, const OptionReader& reader) {
   runtime::Random random(options.seed);
   std::vector<load::Lengths> lengths =
-      load::draw_lengths(known(load::length_table(options.dataset)), options.prompts, random);
+      load::draw_lengths(reader.known(load::length_table(options.dataset)), options.prompts, random);
   for (load::Lengths& each : lengths) {
     each.input = std::max(1U, static_cast<std::uint32_t>(each.input * options.length_share));
     each.output = std::max(1U, static_cast<std::uint32_t>(each.output * options.length_share));
@@ -200,36 +138,71 @@ std::vector<load::Lengths> lengths_of(const Options& options) {
   return lengths;
 }
 
-int run(Options options) {
-  options.engine.model = options.model;
+/// Everything but what is sparsified.
+ServingSetup setup_of(const Options& options, const OptionReader& reader) {
+  ServingSetup setup{.engine = options.engine};
+  if (options.concurrency != 0) setup.at_once = options.concurrency;
+  setup.engine.kv_cache_memory_bytes = std::size_t{options.kv_mib} << 20;
+  setup.engine.model = options.model;
   if (options.model == "opt-125m") {
-    options.engine.model = "build/models/opt-125m-random";
-    if (Result<void> written = write_random_opt(options.engine.model, 1); !written)
-      refuse(written.error().message);
+    setup.engine.model = "build/models/opt-125m-random";
+    if (Result<void> written = write_random_opt(setup.engine.model, 1); !written)
+      reader.refuse(written.error().message);
   }
-  const std::vector<load::Lengths> lengths = lengths_of(options);
+  if (options.device == "sim") {
+    setup.simulated = {.step_ns = std::int64_t{options.step_us} * 1000,
+                       .prefill_token_ns = std::int64_t{options.prompt_token_us} * 1000,
+                       .decode_sequence_ns = std::int64_t{options.sequence_us} * 1000,
+                       .attended_token_ns = options.kv_token_ns};
+  } else if (options.device == "host" || options.device == "cuda") {
+    setup.engine.device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kHost;
+  } else {
+    reader.refuse("--device is host, cuda or sim");
+  }
+  return setup;
+}
+
+std::string name_of(const model::SparseKvParams& params) {
+  if (!params.on()) return "exact";
+  return std::string(model::name_of(params.method)) + ", " + std::string(model::name_of(params.strategy)) +
+         ", " + std::string(model::name_of(params.granularity)) + ", budget " + std::to_string(params.budget);
+}
+
+/// Tells on stderr, every quarter of a run, how far it is.
+auto progress_of(const std::string& name) {
+  return [name, quarter = std::size_t{0}](std::size_t done, std::size_t total) mutable {
+    if (4 * done / total == quarter) return;
+    quarter = 4 * done / total;
+    std::cerr << name << ": " << done << " of " << total << " requests" << std::endl;
+  };
+}
+
+int run(int argc, char** argv) {
+  Options options;
+  options.engine.enable_prefix_caching = false;
+  options.engine.max_num_seqs = 64;
+  options.engine.max_num_batched_tokens = 512;
+  OptionReader reader("bench_sparse", kUsage);
+  add_options(reader, options);
+  reader.read(argc, argv);
+  ServingSetup setup = setup_of(options, reader);
+  const std::vector<load::Lengths> lengths = lengths_of(options, reader);
   std::ofstream iterations(options.iterations);
+  const double exact_slots = mean_slots_held(lengths, 0, options.engine.block_size);
   double exact_req_per_s = 0;
-  for (const model::SparseKvParams& params : configurations(options)) {
-    EngineOptions engine = options.engine;
-    engine.sparse_kv = params;
-    const Result<ServingFigures> figures = run_serving(engine, lengths, options.seed);
+  for (const model::SparseKvParams& params : configurations(options, reader)) {
+    setup.engine.sparse_kv = params;
+    setup.on_progress = progress_of(name_of(params));
+    const Result<ServingFigures> figures = run_serving(setup, lengths, options.seed);
     if (!figures) {
-      std::cerr << "bench_sparse: " << model::name_of(params.method) << ", budget " << params.budget << ": "
-                << figures.error().message << "\n";
+      std::cerr << "bench_sparse: " << name_of(params) << ": " << figures.error().message << "\n";
       return 1;
     }
-    json::value ratio = nullptr;
-    if (params.on()) {
-      const double bound = mean_slots_held(lengths, 0, engine.block_size) /
-                           mean_slots_held(lengths, params.budget, engine.block_size);
-      ratio = figures->req_per_s / exact_req_per_s / bound;
-      std::cerr << figures->blocks << " blocks; speed-up " << figures->req_per_s / exact_req_per_s << " of "
-                << bound << "\n";
-    } else {
-      exact_req_per_s = figures->req_per_s;
-    }
-    const json::object figures_line = line(params, options.dataset, *figures, std::move(ratio));
+    if (!params.on()) exact_req_per_s = figures->req_per_s;
+    const double bound =
+        params.on() ? exact_slots / mean_slots_held(lengths, params.budget, options.engine.block_size) : 1;
+    const json::object figures_line =
+        line(params, options, *figures, bound, figures->req_per_s / exact_req_per_s);
     std::cout << json::serialize(figures_line) << std::endl;
     if (iterations.is_open()) write_iterations(iterations, figures_line, figures->fragmentation);
   }
@@ -239,4 +212,4 @@ int run(Options options) {
 }  // namespace
 }  // namespace spillway::bench
 
-int main(int argc, char** argv) { return spillway::bench::run(spillway::bench::parse(argc, argv)); }
+int main(int argc, char** argv) { return spillway::bench::run(argc, argv); }

@@ -6,9 +6,8 @@
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
-#include <charconv>
 #include <cmath>
-#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -17,7 +16,10 @@
 #include <vector>
 
 #include "bench/sparse/forced_decoding.hpp"
+#include "bench/sparse/option_reader.hpp"
+#include "bench/sparse/result_line.hpp"
 #include "model/tokenizer.hpp"
+#include "runtime/random.hpp"
 
 namespace spillway::bench {
 namespace {
@@ -27,86 +29,34 @@ using TokenIds = std::vector<model::TokenId>;
 
 constexpr const char* kUsage =
     "usage: bench_sparse_quality [--model PATH] [--text FILE] [--task perplexity|needle] [--context TOKENS]\n"
-    "  [--prompt TOKENS] [--windows N] [--depths N] [--methods LIST] [--granularities LIST] [--percents "
-    "LIST]\n"
-    "  [--threads N] [--kv-cache-memory-mib N]\n";
+    "  [--prompt TOKENS] [--windows N] [--depths N] [--needles N (at each depth)] [--methods LIST]\n"
+    "  [--granularities LIST] [--percents LIST] [--threads N] [--kv-cache-memory-mib N]\n"
+    "LIST: words between commas.\n";
 
 struct Options {
   std::string model = "models/SmolLM2-135M-Instruct.Q4_1.gguf", text = "bench/sparse/data/opticks.txt",
               task = "perplexity";
-  std::vector<std::string> methods = {"h2o", "tova", "snapkv", "streaming", "random"},
-                           granularities = {"head", "layer", "token"};
+  SparseGrid grid{.methods = {"h2o", "tova", "snapkv", "streaming", "random"},
+                  .granularities = {"head", "layer", "token"}};
   std::vector<std::uint32_t> percents = {100, 50, 25, 12};  // budgets, of the context
-  std::uint32_t context = 2048, prompt = 1024, windows = 2, depths = 8, threads = 0;
-  std::size_t kv_bytes = std::size_t{2} << 30;
+  std::uint32_t context = 2048, prompt = 1024, windows = 2, depths = 4, needles = 3, threads = 0,
+                kv_mib = 2048;
 };
 
-[[noreturn]] void refuse(const std::string& message) {
-  std::cerr << "bench_sparse_quality: " << message << "\n" << kUsage;
-  std::exit(2);
-}
-
-template <class T>
-T number(std::string_view option, std::string_view text) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value == 0)
-    refuse(std::string(option) + " wants a whole number over 0, not '" + std::string(text) + "'");
-  return value;
-}
-
-std::vector<std::string> words(std::string_view text) {
-  std::vector<std::string> list;
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find(','), text.size());
-    list.emplace_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return list;
-}
-
-Options parse(int argc, char** argv) {
-  Options options;
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i], value = i + 1 < argc ? argv[i + 1] : "";
-    if (name == "--model")
-      options.model = value;
-    else if (name == "--text")
-      options.text = value;
-    else if (name == "--task")
-      options.task = value;
-    else if (name == "--methods")
-      options.methods = words(value);
-    else if (name == "--granularities")
-      options.granularities = words(value);
-    else if (name == "--percents") {
-      options.percents.clear();
-      for (const std::string& word : words(value))
-        options.percents.push_back(number<std::uint32_t>(name, word));
-    } else if (name == "--context")
-      options.context = number<std::uint32_t>(name, value);
-    else if (name == "--prompt")
-      options.prompt = number<std::uint32_t>(name, value);
-    else if (name == "--windows")
-      options.windows = number<std::uint32_t>(name, value);
-    else if (name == "--depths")
-      options.depths = number<std::uint32_t>(name, value);
-    else if (name == "--threads")
-      options.threads = number<std::uint32_t>(name, value);
-    else if (name == "--kv-cache-memory-mib")
-      options.kv_bytes = number<std::size_t>(name, value) << 20;
-    else
-      refuse("unknown option '" + std::string(name) + "'");
-  }
-  if (options.task != "perplexity" && options.task != "needle") refuse("--task is perplexity or needle");
-  if (options.prompt >= options.context) refuse("--prompt is less than --context");
-  return options;
-}
-
-template <class T>
-T known(Result<T> result) {
-  if (!result) refuse(result.error().message);
-  return *std::move(result);
+/// `options` is filled by read().
+void add_options(OptionReader& reader, Options& options) {
+  options.grid.add_to(reader);
+  reader.add("--model", options.model);
+  reader.add("--text", options.text);
+  reader.add("--task", options.task);
+  reader.add("--percents", options.percents);
+  reader.add("--context", options.context);
+  reader.add("--prompt", options.prompt);
+  reader.add("--windows", options.windows);
+  reader.add("--depths", options.depths);
+  reader.add("--needles", options.needles);
+  reader.add("--threads", options.threads);
+  reader.add("--kv-cache-memory-mib", options.kv_mib);
 }
 
 struct Configuration {
@@ -114,32 +64,38 @@ struct Configuration {
   std::uint32_t percent = 100;
 };
 
-/// Exact first. Streaming is the same at every granularity: age is no head's own.
-std::vector<Configuration> configurations(const Options& options) {
+/// Exact first.
+std::vector<Configuration> configurations(const Options& options, const OptionReader& reader) {
   std::vector<Configuration> all(1);
-  for (const std::string& method : options.methods) {
-    for (const std::string& granularity : options.granularities) {
-      const model::SparseKvParams params{.method = known(model::parse_sparse_method(method)),
-                                         .granularity = known(model::parse_sparse_granularity(granularity))};
-      if (params.method == model::SparseMethod::kStreaming && granularity != options.granularities.front())
-        continue;
-      for (const std::uint32_t percent : options.percents) {
-        all.push_back({params, percent});
-        all.back().params.budget = options.context * percent / 100;
-      }
+  for (model::SparseKvParams params : options.grid.all(reader)) {
+    for (const std::uint32_t percent : options.percents) {
+      params.budget = options.context * percent / 100;
+      all.push_back({params, percent});
     }
   }
   return all;
 }
 
 json::object about(const Configuration& configuration, const Options& options) {
-  const model::SparseKvParams& params = configuration.params;
-  return {
-      {"method", model::name_of(params.method)},
-      {"granularity", params.on() ? json::value(model::name_of(params.granularity)) : json::value(nullptr)},
-      {"budget", params.on() ? params.budget : options.context},
-      {"percent", configuration.percent},
-      {"context", options.context}};
+  json::object line =
+      result_line(configuration.params, std::filesystem::path(options.text).stem().string() + " forced");
+  line["percent"] = configuration.percent;
+  line["context"] = options.context;
+  return line;
+}
+
+/// Runs one batch and tells on stderr, every tenth of it, how far it is.
+std::vector<std::vector<Prediction>> decode(const model::Model& model, const Options& options,
+                                            const OptionReader& reader, const std::string& what,
+                                            const std::vector<ForcedSequence>& sequences) {
+  std::size_t tenths = 0;
+  const auto progress = [&what, &tenths](std::size_t done, std::size_t total) {
+    if (10 * done / total == tenths) return;
+    tenths = 10 * done / total;
+    std::cerr << what << ": " << 10 * tenths << "%" << std::endl;
+  };
+  return reader.known(
+      decode_forced(model, sequences, options.threads, std::size_t{options.kv_mib} << 20, progress));
 }
 
 /// Sums over all windows.
@@ -156,23 +112,25 @@ struct Judged {
   }
 };
 
-void run_perplexity(const model::Model& model, const Options& options, const TokenIds& text) {
-  const std::vector<Configuration> all = configurations(options);
+void run_perplexity(const model::Model& model, const Options& options, const OptionReader& reader,
+                    const TokenIds& text) {
+  const std::vector<Configuration> all = configurations(options, reader);
   std::vector<Judged> judged(all.size());
   for (std::uint32_t w = 0; w < options.windows; ++w) {
     const std::size_t begin = std::size_t{w} * options.context;
     if (begin + options.context + 1 > text.size())
-      refuse("the text has " + std::to_string(text.size()) + " tokens, too few for window " +
-             std::to_string(w + 1));
+      reader.refuse("the text has " + std::to_string(text.size()) + " tokens, too few for window " +
+                    std::to_string(w + 1));
     std::vector<ForcedSequence> sequences;
     for (const Configuration& configuration : all) {
       const auto first = text.begin() + static_cast<std::ptrdiff_t>(begin);
       sequences.push_back(
           {TokenIds(first, first + options.context + 1), options.prompt, configuration.params});
     }
-    const auto predictions = known(decode_forced(model, sequences, options.threads, options.kv_bytes));
+    const std::string what =
+        "perplexity, window " + std::to_string(w + 1) + " of " + std::to_string(options.windows);
+    const auto predictions = decode(model, options, reader, what, sequences);
     for (std::size_t i = 0; i < all.size(); ++i) judged[i].add(predictions[i], predictions[0]);
-    std::cerr << "window " << w + 1 << " of " << options.windows << "\n";
   }
   for (std::size_t i = 0; i < all.size(); ++i) {
     json::object line = about(all[i], options);
@@ -184,79 +142,106 @@ void run_perplexity(const model::Model& model, const Options& options, const Tok
   }
 }
 
-/// The text with a sentence that holds a number at `depth` of [0, 1], and a question that ends where the
-/// number would follow.
-ForcedSequence needle_at(double depth, std::uint32_t number, const Options& options, const TokenIds& text,
-                         const model::Tokenizer& tokenizer) {
+/// A number that is hidden, how deep in the text ([0, 1]) and where in it the text begins.
+struct Needle {
+  std::uint64_t number = 0;
+  double depth = 0;
+  std::size_t first_token = 0;
+};
+
+/// The text with a sentence that holds the number, and a question that ends where the number would follow.
+ForcedSequence hide(const Needle& needle, const Options& options, const TokenIds& text,
+                    const model::Tokenizer& tokenizer) {
   const auto encode = [&tokenizer](const std::string& words) {
     return tokenizer.encode(words, {.add_special_tokens = false});
   };
   const std::string secret = " The secret number of the observatory is";
-  const TokenIds needle = encode(secret + " " + std::to_string(number) + ". Remember it.");
+  const TokenIds sentence = encode(secret + " " + std::to_string(needle.number) + ". Remember it.");
   const TokenIds question =
       encode("\n\nQuestion: What is the secret number of the observatory?\nAnswer:" + secret);
-  const TokenIds answer = encode(" " + std::to_string(number));
-  const std::size_t hay = options.context - needle.size() - question.size();
-  const auto place = static_cast<std::ptrdiff_t>(depth * static_cast<double>(hay));
+  const TokenIds answer = encode(" " + std::to_string(needle.number));
+  const std::size_t hay = options.context - sentence.size() - question.size();
+  const auto begin = text.begin() + static_cast<std::ptrdiff_t>(needle.first_token);
+  const auto place = begin + static_cast<std::ptrdiff_t>(needle.depth * static_cast<double>(hay));
   ForcedSequence sequence;
-  sequence.tokens.assign(text.begin(), text.begin() + place);
-  sequence.tokens.insert(sequence.tokens.end(), needle.begin(), needle.end());
-  sequence.tokens.insert(sequence.tokens.end(), text.begin() + place,
-                         text.begin() + static_cast<std::ptrdiff_t>(hay));
+  sequence.tokens.assign(begin, place);
+  sequence.tokens.insert(sequence.tokens.end(), sentence.begin(), sentence.end());
+  sequence.tokens.insert(sequence.tokens.end(), place, begin + static_cast<std::ptrdiff_t>(hay));
   sequence.tokens.insert(sequence.tokens.end(), question.begin(), question.end());
   sequence.prompt_length = static_cast<std::uint32_t>(sequence.tokens.size());
   sequence.tokens.insert(sequence.tokens.end(), answer.begin(), answer.end());
   return sequence;
 }
 
+/// Tokens of the answer that were the likeliest ones, from its first on.
+std::size_t leading_right(const ForcedSequence& sequence, const std::vector<Prediction>& predicted) {
+  std::size_t right = 0;
+  while (right < predicted.size() &&
+         predicted[right].likeliest == sequence.tokens[sequence.prompt_length + right])
+    ++right;
+  return right;
+}
+
 /// Found: every token of the number is the likeliest one in its place.
-void run_needle(const model::Model& model, const Options& options, const TokenIds& text,
-                const model::Tokenizer& tokenizer) {
-  const std::vector<Configuration> all = configurations(options);
-  const std::vector<std::uint32_t> numbers = {48213, 70956};
-  if (text.size() < options.context) refuse("the text is shorter than the context");
+void run_needle(const model::Model& model, const Options& options, const OptionReader& reader,
+                const TokenIds& text, const model::Tokenizer& tokenizer) {
+  const std::vector<Configuration> all = configurations(options, reader);
+  if (text.size() < options.context) reader.refuse("the text is shorter than the context");
+  runtime::Random random(7);
   for (std::uint32_t d = 0; d < options.depths; ++d) {
-    const double depth = options.depths == 1 ? 0.5 : static_cast<double>(d) / (options.depths - 1);
+    const double depth = (d + 0.5) / options.depths;
+    std::vector<Needle> needles(options.needles);
+    for (Needle& needle : needles)
+      needle = {10000 + random.below(90000), depth, random.below(text.size() - options.context + 1)};
     std::vector<ForcedSequence> sequences;
     for (const Configuration& configuration : all) {
-      for (const std::uint32_t number : numbers) {
-        sequences.push_back(needle_at(depth, number, options, text, tokenizer));
+      for (const Needle& needle : needles) {
+        sequences.push_back(hide(needle, options, text, tokenizer));
         sequences.back().sparse = configuration.params;
       }
     }
-    const auto predictions = known(decode_forced(model, sequences, options.threads, options.kv_bytes));
+    const std::string what =
+        "needle, depth " + std::to_string(d + 1) + " of " + std::to_string(options.depths);
+    const auto predictions = decode(model, options, reader, what, sequences);
     for (std::size_t i = 0; i < all.size(); ++i) {
-      std::size_t found = 0;
-      for (std::size_t n = 0; n < numbers.size(); ++n) {
-        const ForcedSequence& sequence = sequences[i * numbers.size() + n];
-        const std::vector<Prediction>& predicted = predictions[i * numbers.size() + n];
-        bool right = true;
-        for (std::size_t t = 0; t < predicted.size(); ++t)
-          right = right && predicted[t].likeliest == sequence.tokens[sequence.prompt_length + t];
-        found += right;
+      std::size_t found = 0, right = 0, tokens = 0;
+      for (std::size_t n = i * needles.size(); n < (i + 1) * needles.size(); ++n) {
+        const std::size_t leading = leading_right(sequences[n], predictions[n]);
+        found += leading == predictions[n].size();
+        right += leading;
+        tokens += predictions[n].size();
       }
       json::object line = about(all[i], options);
       line["depth"] = depth;
       line["found"] = found;
-      line["trials"] = numbers.size();
+      line["trials"] = needles.size();
+      line["tokens_right"] = static_cast<double>(right) / static_cast<double>(tokens);
       std::cout << json::serialize(line) << std::endl;
     }
-    std::cerr << "depth " << d + 1 << " of " << options.depths << "\n";
   }
 }
 
-int run(const Options& options) {
-  const model::Model model = known(model::Model::load(options.model));
-  const model::Tokenizer tokenizer = known(model::load_tokenizer(model));
+int run(int argc, char** argv) {
+  Options options;
+  OptionReader reader("bench_sparse_quality", kUsage);
+  add_options(reader, options);
+  reader.read(argc, argv);
+  if (options.task != "perplexity" && options.task != "needle")
+    reader.refuse("--task is perplexity or needle");
+  if (options.prompt == 0 || options.prompt >= options.context)
+    reader.refuse("--prompt is at least 1 and less than --context");
+  const model::Model model = reader.known(model::Model::load(options.model));
+  const model::Tokenizer tokenizer = reader.known(model::load_tokenizer(model));
   std::ifstream file(options.text);
   const std::string text((std::istreambuf_iterator<char>(file)), {});
-  if (text.empty()) refuse("cannot read " + options.text);
+  if (text.empty()) reader.refuse("cannot read " + options.text);
   const TokenIds ids = tokenizer.encode(text, {});
-  options.task == "needle" ? run_needle(model, options, ids, tokenizer) : run_perplexity(model, options, ids);
+  options.task == "needle" ? run_needle(model, options, reader, ids, tokenizer)
+                           : run_perplexity(model, options, reader, ids);
   return 0;
 }
 
 }  // namespace
 }  // namespace spillway::bench
 
-int main(int argc, char** argv) { return spillway::bench::run(spillway::bench::parse(argc, argv)); }
+int main(int argc, char** argv) { return spillway::bench::run(argc, argv); }

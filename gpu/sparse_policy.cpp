@@ -40,12 +40,10 @@ std::vector<std::uint32_t> choose_victims(const model::SparseKvParams& params, s
                                                                   : scores[slot];
     candidates.push_back({key, position, slot});
   }
-  std::ranges::sort(candidates, std::less<>());
+  const auto end = candidates.begin() + std::min<std::ptrdiff_t>(count, std::ssize(candidates));
+  std::ranges::partial_sort(candidates, end, std::less<>());
   std::vector<std::uint32_t> victims;
-  for (const Candidate& candidate : candidates) {
-    if (victims.size() == count) break;
-    victims.push_back(candidate.slot);
-  }
+  for (auto candidate = candidates.begin(); candidate != end; ++candidate) victims.push_back(candidate->slot);
   return victims;
 }
 

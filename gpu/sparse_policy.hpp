@@ -35,8 +35,10 @@ struct EvictableRange {
                                                         std::uint32_t count, std::span<const float> positions,
                                                         std::span<const float> scores);
 
-/// Neighbours on each side that SnapKV's pooling looks at.
-inline constexpr std::uint32_t kSnapKvReach = 3;
+/// Neighbours on each side that SnapKV's pooling looks at. What is looked up is often longer than a word: a
+/// question attends to the beginning of a number, and its other digits (tokens of their own) must stay too.
+/// With 3, a head by itself lost the last ones.
+inline constexpr std::uint32_t kSnapKvReach = 8;
 /// SnapKV at the end of a prompt: each score becomes the highest within kSnapKvReach. scores [prompt tokens],
 /// slot = position.
 void pool_scores(std::span<float> scores);

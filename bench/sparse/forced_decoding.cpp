@@ -178,14 +178,17 @@ class Batch {
 
 Result<std::vector<std::vector<Prediction>>> decode_forced(const model::Model& model,
                                                            const std::vector<ForcedSequence>& sequences,
-                                                           std::uint32_t threads, std::size_t kv_bytes) {
+                                                           std::uint32_t threads, std::size_t kv_bytes,
+                                                           const ForcedProgress& progress) {
   std::vector<model::SparseKvParams> resolved;
   std::uint32_t longest = 0;
+  std::size_t total = 0, done = 0;  // tokens
   for (const ForcedSequence& sequence : sequences) {
     Result<model::SparseKvParams> params = model::resolve(sequence.sparse, sequence.prompt_length);
     if (!params) return std::move(params).error();
     resolved.push_back(*params);
     longest = std::max(longest, static_cast<std::uint32_t>(sequence.tokens.size()));
+    total += sequence.tokens.size() - 1;
   }
   Batch batch(sequences, std::move(resolved));
   const auto count = static_cast<std::uint32_t>(sequences.size());
@@ -210,7 +213,9 @@ Result<std::vector<std::vector<Prediction>>> decode_forced(const model::Model& m
     Result<std::optional<gpu::StepPlan>> plan = batch.next();
     if (!plan) return std::move(plan).error();
     if (!plan->has_value()) return batch.take_predictions();
-    if (Result<void> done = stepper.run(**device, std::move(**plan)); !done) return std::move(done).error();
+    done += (*plan)->tokens.size();
+    if (Result<void> ran = stepper.run(**device, std::move(**plan)); !ran) return std::move(ran).error();
+    progress(done, total);
   }
 }
 

@@ -6,6 +6,7 @@
 // predictions stand beside those of an exact one at every place.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -26,10 +27,13 @@ struct Prediction {
   float logprob = 0;  // natural, of the token that was forced
 };
 
+/// Hears of tokens computed, of all there are, after every step.
+using ForcedProgress = std::function<void(std::size_t done, std::size_t total)>;
+
 /// Runs all sequences as one batch; one vector of predictions each. `kv_bytes`: of the KV pool. Errors: the
 /// device's; kInvalidArgument where a budget does not fit, kOutOfMemory when the pool is too small.
 [[nodiscard]] Result<std::vector<std::vector<Prediction>>> decode_forced(
     const model::Model& model, const std::vector<ForcedSequence>& sequences, std::uint32_t threads,
-    std::size_t kv_bytes);
+    std::size_t kv_bytes, const ForcedProgress& progress);
 
 }  // namespace spillway::bench

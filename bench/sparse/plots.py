@@ -95,8 +95,8 @@ def fragmentation_plot(folder, steps):
     return paths
 
 
-def bars_plot(folder, rows, column, title, unit, percent=False, reported=None):
-    """Groups by budget, a bar a strategy, the exact engine as a line."""
+def bars_plot(folder, rows, column, title, unit, percent=False, reported=None, whose="the paper's"):
+    """Groups by budget, a bar a strategy, the exact engine as a line; `reported`: hollow bars, by strategy and budget."""
     sparsified = [row for row in rows if row["strategy"]]
     exact = next((row for row in rows if row["method"] == "none"), None)
     budgets = sorted({row["budget"] for row in sparsified})
@@ -119,7 +119,7 @@ def bars_plot(folder, rows, column, title, unit, percent=False, reported=None):
     for strategy in strategies:
         plot.key(strategy, COLOURS[strategy])
     if reported:
-        plot.key("the paper's", "#888")
+        plot.key(whose, "#888")
     if exact:
         plot.line([(0, exact[column]), (1, exact[column])], COLOURS["exact"], dashed=True)
         plot.key("exact engine", COLOURS["exact"], dashed=True)
@@ -133,10 +133,12 @@ def quality_plots(folder, rows):
     place = {percent: i / max(1, len(percents) - 1) for i, percent in enumerate(percents)}
     methods = [name for name in COLOURS if any(row["method"] == name for row in rows)]
     for column, title in (("perplexity", "Perplexity"), ("agreement", "Greedy agreement with the exact model")):
-        for granularity in ("head", "layer", "token"):
+        for granularity in [name for name in ("head", "layer", "token") if any(row["granularity"] == name for row in rows)]:
             shown = [row for row in rows if row["granularity"] == granularity or row["method"] == "streaming"]
-            most = 1 if column == "agreement" else 1.05 * max(row[column] for row in rows)
-            plot = Plot(f"{title}, granularity {granularity}", column, most, column == "agreement")
+            most, label = 1, column
+            if column == "perplexity":  # random's would press the others flat
+                most, label = min(1.05 * max(row[column] for row in rows), 1.6 * exact[column]), "perplexity (or more, at the top)"
+            plot = Plot(f"{title}, granularity {granularity}", label, most, column == "agreement")
             for percent in percents:
                 plot.text(plot.x(place[percent]), HEIGHT - BOTTOM + 16, f"{percent}%", "text-anchor='middle'")
             plot.text(plot.x(0.5), HEIGHT - 8, f"budget, of {exact['context']} tokens", "text-anchor='middle'")
@@ -153,7 +155,8 @@ def quality_plots(folder, rows):
 def needle_plot(folder, rows):
     """Found over depth: a row a configuration, a cell a depth, the darker the more."""
     depths = sorted({row["depth"] for row in rows})
-    names = list(dict.fromkeys((row["method"], row["granularity"], row["percent"]) for row in rows))
+    names = list(dict.fromkeys((row["method"], row["granularity"], row["percent"]) for row in rows
+                               if row["method"] == "none" or row["percent"] < 100))
     cell, left, top = 22, 190, 52
     width, height = left + cell * len(depths) + 20, top + cell * len(names) + 30
     body = ["<text x='8' y='18' class='t' font-weight='600' font-size='13'>Needle found, by depth in the text</text>"]
@@ -186,8 +189,12 @@ def draw(folder, rows, steps):
     paths = fragmentation_plot(folder, steps)
     paths.append(bars_plot(folder, rows, "frag_p99", "Fragmentation, p99 over iterations", "empty share", True,
                            paper.FRAGMENTATION_P99))
-    for column, title, unit in (("req_per_s", "Throughput", "requests/s"), ("ttft_p50_ms", "Time to first token, p50", "ms"),
-                                ("tpot_p50_ms", "Time per output token, p50", "ms"),
-                                ("itl_p99_ms", "Between tokens, p99", "ms"), ("preemptions", "Preemptions", "")):
-        paths.append(bars_plot(folder, rows, column, title, unit))
+    exact = next((row for row in rows if row["method"] == "none"), None)
+    for column, title, unit, ratio in (("req_per_s", "Throughput", "requests/s", paper.SPEED_UP),
+                                       ("ttft_p50_ms", "Time to first token, p50", "ms", None),
+                                       ("tpot_p50_ms", "Time per output token, p50", "ms", None),
+                                       ("itl_p99_ms", "Between tokens, p99", "ms", paper.ITL_P99_SHARE),
+                                       ("preemptions", "Preemptions", "", None)):
+        reported = {"spvllm": {256: exact[column] * ratio}} if exact and ratio else None
+        paths.append(bars_plot(folder, rows, column, title, unit, reported=reported, whose="paper, x exact"))
     return paths

@@ -2,11 +2,11 @@
 #include "bench/sparse/serving_run.hpp"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
 #include <utility>
 
-#include "runtime/random.hpp"
+#include "bench/sparse/offered_load.hpp"
+#include "bench/sparse/simulated_run.hpp"
 
 namespace spillway::bench {
 namespace {
@@ -17,66 +17,15 @@ double ms_between(TimePoint from, TimePoint to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
 }
 
-struct Load {
-  std::vector<GenerationRequest> requests;
-  TimePoint began{}, ended{};
-  std::vector<std::vector<TimePoint>> times;  // of each request's tokens
-  std::optional<Error> error;                 // of the first that did not run to its end
-};
-
-Load make_load(const std::vector<net::load::Lengths>& lengths, std::int32_t vocabulary, std::uint64_t seed) {
-  constexpr std::uint64_t kFirstId = 3;  // the special ones are below
-  runtime::Random random(seed);
-  Load load;
-  for (const net::load::Lengths& each : lengths) {
-    GenerationRequest request;
-    for (std::uint32_t i = 0; i < each.input; ++i) {
-      request.prompt.push_back(static_cast<model::TokenId>(
-          kFirstId + random.below(static_cast<std::uint64_t>(vocabulary) - kFirstId)));
-    }
-    request.params.max_tokens = static_cast<std::int32_t>(each.output);
-    request.params.temperature = 0;
-    request.params.ignore_eos = true;
-    load.requests.push_back(std::move(request));
-  }
-  load.times.resize(lengths.size());
-  return load;
-}
-
-Task<void> run_load(Session& session, Load* load) {
-  std::map<StreamTag, std::size_t> request_of;
-  std::vector<Stream> streams;
-  load->began = session.now();
-  for (std::size_t i = 0; i < load->requests.size(); ++i) {
-    GenerationRequest request = load->requests[i];
-    Result<Stream> stream = co_await session.generate(std::move(request));
-    if (!stream) {
-      load->error = stream.error();
-      co_return;
-    }
-    request_of[stream->tag()] = i;
-    streams.push_back(std::move(*stream));
-  }
-  while (auto event = co_await session.next_event()) {
-    auto& [tag, what] = *event;
-    if (const auto* delta = std::get_if<ChoiceDelta>(&what)) {
-      auto& times = load->times[request_of[tag]];
-      times.insert(times.end(), delta->tokens.size(), session.now());
-    } else if (const auto* failed = std::get_if<ChoiceFailed>(&what)) {
-      if (!load->error) load->error = failed->error;
-    }
-  }
-  load->ended = session.now();
-}
-
-void add_times(const Load& load, ServingFigures& figures) {
+void add_times(const OfferedLoad& load, ServingFigures& figures) {
   const double seconds = ms_between(load.began, load.ended) / 1000;
   std::vector<double> ttft, tpot, itl;
   std::size_t tokens = 0;
-  for (const std::vector<TimePoint>& times : load.times) {
+  for (std::size_t r = 0; r < load.times.size(); ++r) {
+    const std::vector<TimePoint>& times = load.times[r];
     if (times.empty()) continue;
     tokens += times.size();
-    ttft.push_back(ms_between(load.began, times.front()));
+    ttft.push_back(ms_between(load.sent[r], times.front()));
     if (times.size() > 1)
       tpot.push_back(ms_between(times.front(), times.back()) / static_cast<double>(times.size() - 1));
     for (std::size_t t = 1; t < times.size(); ++t) itl.push_back(ms_between(times[t - 1], times[t]));
@@ -86,6 +35,38 @@ void add_times(const Load& load, ServingFigures& figures) {
   figures.ttft_p50_ms = quantile(std::move(ttft), 0.5);
   figures.tpot_p50_ms = quantile(std::move(tpot), 0.5);
   figures.itl_p99_ms = quantile(std::move(itl), 0.99);
+}
+
+void add_slots(const ServedLoad& served, ServingFigures& figures) {
+  std::vector<double> by_step;
+  double held = 0;
+  for (const actors::SlotTotals& totals : served.slots) {
+    by_step.push_back(totals.fragmentation());
+    held += static_cast<double>(totals.slots);
+  }
+  figures.fragmentation.assign(by_step.begin(), by_step.end());
+  if (!by_step.empty()) {
+    const auto steps = static_cast<double>(by_step.size());
+    figures.frag_mean = std::accumulate(by_step.begin(), by_step.end(), 0.0) / steps;
+    figures.held_mean = held / steps / (static_cast<double>(served.blocks) * served.block_size);
+  }
+  figures.frag_p99 = quantile(std::move(by_step), 0.99);
+}
+
+Result<ServedLoad> serve_on_engine(EngineOptions options, const std::vector<net::load::Lengths>& lengths,
+                                   std::uint64_t seed, OfferedLoad& load) {
+  ServedLoad served{.block_size = options.block_size};
+  options.on_slots = [&served](const actors::SlotTotals& totals) {  // on one worker, gone after shutdown()
+    if (totals.slots != 0) served.slots.push_back(totals);
+  };
+  Result<std::unique_ptr<Engine>> engine = Engine::create(options);
+  if (!engine) return std::move(engine).error();
+  add_requests(lengths, (*engine)->model().spec().vocab_size, seed, load);
+  (*engine)->start(&run_load, &load).wait();
+  served.stats = (*engine)->stats();
+  served.blocks = (*engine)->device().num_blocks;
+  (*engine)->shutdown();
+  return served;
 }
 
 }  // namespace
@@ -111,27 +92,17 @@ double mean_slots_held(const std::vector<net::load::Lengths>& lengths, std::uint
   return steps == 0 ? 0 : slots / steps;
 }
 
-Result<ServingFigures> run_serving(const EngineOptions& options,
-                                   const std::vector<net::load::Lengths>& lengths, std::uint64_t seed) {
-  ServingFigures figures;
-  EngineOptions watched = options;
-  watched.on_slots = [&figures](const actors::SlotTotals& totals) {  // on one worker, gone after shutdown()
-    if (totals.slots != 0) figures.fragmentation.push_back(static_cast<float>(totals.fragmentation()));
-  };
-  Result<std::unique_ptr<Engine>> engine = Engine::create(watched);
-  if (!engine) return std::move(engine).error();
-  Load load = make_load(lengths, (*engine)->model().spec().vocab_size, seed);
-  (*engine)->start(&run_load, &load).wait();
-  figures.stats = (*engine)->stats();
-  figures.blocks = (*engine)->device().num_blocks;
-  (*engine)->shutdown();
+Result<ServingFigures> run_serving(const ServingSetup& setup, const std::vector<net::load::Lengths>& lengths,
+                                   std::uint64_t seed) {
+  OfferedLoad load{.at_once = setup.at_once, .on_progress = setup.on_progress};
+  Result<ServedLoad> served = setup.simulated
+                                  ? serve_simulated(setup.engine, *setup.simulated, lengths, seed, load)
+                                  : serve_on_engine(setup.engine, lengths, seed, load);
+  if (!served) return std::move(served).error();
   if (load.error) return *load.error;
+  ServingFigures figures{.stats = served->stats, .blocks = served->blocks};
   add_times(load, figures);
-  const std::vector<double> by_step(figures.fragmentation.begin(), figures.fragmentation.end());
-  figures.frag_p99 = quantile(by_step, 0.99);
-  if (!by_step.empty())
-    figures.frag_mean =
-        std::accumulate(by_step.begin(), by_step.end(), 0.0) / static_cast<double>(by_step.size());
+  add_slots(*served, figures);
   return figures;
 }
 

@@ -32,6 +32,12 @@ const AttentionKernels& attention_kernels(CpuTarget target) noexcept {
   }
 }
 
+const PromptKernels* prompt_kernels(CpuTarget target) noexcept {
+  SPW_CHECK(target <= detect_cpu_target());
+  if (target == CpuTarget::kAmx) return &kAmxPromptKernels;
+  return target == CpuTarget::kAvx512Bf16 ? &kAvx512Bf16PromptKernels : nullptr;
+}
+
 AttentionScratch::AttentionScratch(const KvLayout& layout, std::uint32_t group) {
   const std::size_t rows = std::max<std::size_t>({kTaskRows, kPromptTaskRows, (group + 15) / 16 * 16});
   const auto whole_lines = [](std::size_t floats) { return (floats + 15) / 16 * 16; };

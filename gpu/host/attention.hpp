@@ -22,6 +22,9 @@ namespace spillway::gpu::host {
 /// The kernels for a target; requires that the machine can run it.
 [[nodiscard]] const AttentionKernels& attention_kernels(CpuTarget target) noexcept;
 
+/// Attention of prompt tokens in bfloat16; null where the target has none.
+[[nodiscard]] const PromptKernels* prompt_kernels(CpuTarget target) noexcept;
+
 class AttentionScratch {
  public:
   AttentionScratch(const KvLayout& layout, std::uint32_t group);

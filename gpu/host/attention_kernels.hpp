@@ -75,18 +75,22 @@ struct SlotTask {
   const float* q = nullptr;  // [group * head_dim], rotated and scaled
   float* out = nullptr;      // [group * head_dim]
   std::uint32_t group = 1;
-  std::uint32_t span = 0;         // slots
+  std::uint32_t span = 0;                                // slots
+  std::uint32_t partition_begin = 0, partition_end = 0;  // of the span
   float first_position = 0;       // attended to: tokens of this position and later ones
   const float* sink_q = nullptr;  // not null: the query as tokens at positions below `sinks` see it; they are
                                   // in the first partition
   float sinks = 0;
   float* packed_sink_q = nullptr;  // working memory with sink_q: [group * head_dim]
   ScoreUpdate update = ScoreUpdate::kNone;
-  float* weights = nullptr;  // working memory: [group][whole partitions of the span] and [partitions][group];
-                             // unused without an update
+  float* weights = nullptr;    // working memory: [partitions of the span][group][kPartitionSlots] and
+                               // [partitions][group]; unused without an update
   float* positions = nullptr;  // [whole partitions of the span] receives the positions, holes behind the span
   float* scores = nullptr;     // likewise the scores as they are now; not written without an update
   const SlotTask* next = nullptr;  // what this thread will probably attend to next: prefetched; may be null
+  float* partial =
+      nullptr;  // not null: [partitions of the span][group][padded_dim + 2] receives what AttentionTask's
+                // does; `out`, `scores` and the slots' scores are left to finish_slots
 };
 
 /// The attention that some of a prompt's tokens pay, added to the scores of its slots, row by row in order.
@@ -101,6 +105,8 @@ struct PromptScoreTask {
 struct AttentionKernels {
   void (*attend)(const AttentionTask&, const ScratchView&);
   void (*attend_slots)(const SlotTask&, const ScratchView&);
+  /// What is left to do when attend_slots has done all partitions of a task with `partial`.
+  void (*finish_slots)(const SlotTask&, const ScratchView&);
   void (*score_prompt)(const PromptScoreTask&, const ScratchView&);
   /// The index of the lowest key among positions in [first, end), of equal ones the lowest position; n if
   /// there is none. n is a multiple of 16.

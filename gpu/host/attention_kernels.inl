@@ -294,7 +294,7 @@ void exp_array(const float* x, float* out, std::size_t n) {
 }
 
 constexpr AttentionKernels kKernels = {
-    attend_any, attend_slots_any, score_prompt_any, lowest, merge, write_kv, exp2_array, exp_array};
+    attend_any, attend_slots_any, finish_slots, score_prompt_any, lowest, merge, write_kv, exp2_array, exp_array};
 
 }  // namespace
 }  // namespace spillway::gpu::host

@@ -17,16 +17,46 @@ class SlotFields {
   /// Positions of slots [first, first + 256), holes from `end` on.
   SPW_INLINE void read_positions(std::uint32_t first, std::uint32_t end, float* out) const {
     const std::uint32_t size = layout_.block_size;
-    for (std::uint32_t i = 0; i < kPartitionSlots; ++i) {
-      if (i % size == 0 && first + i + size <= end) {
-        const float* at = fields(first + i);
-        __builtin_prefetch(at + size);  // its scores
-        if (first + i + kPartitionSlots < end) __builtin_prefetch(fields(first + i + kPartitionSlots));
-        __builtin_memcpy(out + i, at, size * sizeof(float));
-        i += size - 1;
-      } else {
-        out[i] = first + i < end ? fields(first + i)[(first + i) % size] : kHole;
-      }
+    std::uint32_t i = 0;
+    if (size % 16 == 0) {
+      for (; i < kPartitionSlots && first + i + 16 <= end; i += 16)
+        store16(out + i, load16(fields(first + i) + (first + i) % size));
+    }
+    for (; i < kPartitionSlots; ++i) out[i] = first + i < end ? fields(first + i)[(first + i) % size] : kHole;
+  }
+  /// Asks for the positions and scores of slots [first, first + 256), as far as there are.
+  SPW_INLINE void prefetch(std::uint32_t first, std::uint32_t end) const {
+    const std::uint32_t size = layout_.block_size;
+    if (end > first + kPartitionSlots) end = first + kPartitionSlots;
+    for (std::uint32_t slot = first / size * size; slot < end; slot += size) {
+      const float* at = fields(slot);
+      for (std::uint32_t i = 0; i < 2 * size; i += 16) __builtin_prefetch(at + i);
+    }
+  }
+  /// Adds to the scores of slots [first, first + n), or replaces them by, the sum of `rows` weights times the rows'
+  /// factors; weights: [rows][kPartitionSlots]. `out` receives the scores.
+  SPW_INLINE void pay(std::uint32_t first, std::uint32_t n, const float* weights, const float* factors,
+                      std::uint32_t rows, ScoreUpdate update, float* out) const {
+    const std::uint32_t size = layout_.block_size, whole = size % 16 == 0 ? n / 16 * 16 : 0;
+    const auto sum_at = [&](std::uint32_t i) {
+      V16 sum = zero16();
+      for (std::uint32_t row = 0; row < rows; ++row)
+        sum = fma16(load16(weights + row * kPartitionSlots + i), set16(factors[row]), sum);
+      return sum;
+    };
+    for (std::uint32_t i = 0; i < whole; i += 16) {
+      float* scores = fields(first + i) + size + (first + i) % size;
+      V16 sum = sum_at(i);
+      if (update == ScoreUpdate::kAdd) sum = add16(sum, load16(scores));
+      store16(scores, sum);
+      store16(out + i, sum);
+    }
+    if (whole == n) return;
+    for (std::uint32_t i = whole; i < n; i += 16) store16(out + i, sum_at(i));
+    for (std::uint32_t i = whole; i < n; ++i) {
+      float* score = fields(first + i) + size + (first + i) % size;
+      if (update == ScoreUpdate::kAdd) out[i] += *score;
+      *score = out[i];
     }
   }
   /// scores += added (or = added) for slots [first, first + n); `added` then holds the scores.
@@ -106,24 +136,22 @@ void score_sinks(const SlotTask& task, const Partition& partition, const float* 
   }
 }
 
-/// sink_q: the rows' queries for sinks, packed as q; null where the partition has none.
+/// sink_q: the rows' queries for sinks, packed as q; null where the partition has none. `weights` [RB][kPartitionSlots]
+/// receives the probabilities relative to the partition's maximum, `part` [RB][padded_dim] their sums with the values.
 template <KvDType T, int RB>
 void attend_slot_rows(const SlotTask& task, const Partition& partition, const float* positions, std::uint32_t slots,
-                      const float* q, const float* sink_q, const ScratchView& scratch, const SlotRows& rows,
+                      const float* q, const float* sink_q, float* weights, float* part, float* maximum, float* total,
                       Stream* stream) {
   const KvLayout& layout = *task.layout;
   const std::uint32_t groups = (slots + 15) / 16;
-  score_rows<T, RB>(q, layout.head_dim, partition.keys, partition.key_stride, 0, groups, scratch.scores, stream);
-  if (sink_q != nullptr) score_sinks<T, RB>(task, partition, positions, sink_q, scratch.scores);
-  for (std::uint32_t r = 0; r < RB; ++r) {
-    float* p = scratch.scores + r * kPartitionSlots;
-    soften_slots(p, positions, task.first_position, groups, &rows.maximum[r], &rows.total[r]);
-    keep_weights(rows, r, p, groups);
-  }
+  score_rows<T, RB>(q, layout.head_dim, partition.keys, partition.key_stride, 0, groups, weights, stream);
+  if (sink_q != nullptr) score_sinks<T, RB>(task, partition, positions, sink_q, weights);
+  for (std::uint32_t r = 0; r < RB; ++r)
+    soften_slots(weights + r * kPartitionSlots, positions, task.first_position, groups, &maximum[r], &total[r]);
   constexpr int kHalf = RB > 6 ? RB / 2 : RB;
   for (int r = 0; r < RB; r += kHalf) {
-    weigh_rows<T, kHalf>(scratch.scores + r * static_cast<int>(kPartitionSlots), partition.values, 0, slots,
-                         layout.padded_dim, scratch.part + static_cast<std::uint32_t>(r) * layout.padded_dim, stream);
+    weigh_rows<T, kHalf>(weights + r * static_cast<int>(kPartitionSlots), partition.values, 0, slots,
+                         layout.padded_dim, part + static_cast<std::uint32_t>(r) * layout.padded_dim, stream);
   }
 }
 
@@ -188,43 +216,92 @@ SPW_INLINE AttentionTask span_of(const SlotTask& task) {
   reads.group = task.group;
   reads.tokens = 1;
   reads.first_position = task.span - 1;
-  reads.partition_end = (task.span + kPartitionSlots - 1) / kPartitionSlots;
+  reads.partition_begin = task.partition_begin;
+  reads.partition_end = task.partition_end;
   return reads;
+}
+
+SPW_INLINE std::uint32_t slots_in(const SlotTask& task, std::uint32_t partition) {
+  const std::uint32_t left = task.span - partition * kPartitionSlots;
+  return left < kPartitionSlots ? left : kPartitionSlots;
+}
+
+/// Where a partition's probabilities are kept, [group][kPartitionSlots], and the maxima they are relative to, [group].
+SPW_INLINE float* weights_of(const SlotTask& task, std::uint32_t partition) {
+  return task.weights + std::size_t{partition} * task.group * kPartitionSlots;
+}
+SPW_INLINE float* maxima_of(const SlotTask& task, std::uint32_t partition) {
+  const std::uint32_t partitions = (task.span + kPartitionSlots - 1) / kPartitionSlots;
+  return weights_of(task, partitions) + std::size_t{partition} * task.group;
+}
+
+/// Writes `out` from the rows' final states, and adds what they paid to the scores.
+SPW_INLINE void finish_states(const SlotTask& task, const float* states) {
+  const std::uint32_t padded = task.layout->padded_dim;
+  finish_rows(span_of(task), states);
+  if (task.update == ScoreUpdate::kNone) return;
+  const SlotFields fields(*task.layout, task.positions_pool, task.blocks);
+  for (std::uint32_t index = 0; index * kPartitionSlots < task.span; ++index) {
+    float* factors = maxima_of(task, index);
+    for (std::uint32_t row = 0; row < task.group; ++row) {
+      const float* state = states + row * (padded + 2);
+      factors[row] = weight_factor(factors[row], state[padded], state[padded + 1]);
+    }
+    const std::uint32_t base = index * kPartitionSlots;
+    fields.pay(base, slots_in(task, index), weights_of(task, index), factors, task.group, task.update,
+               task.scores + base);
+  }
+}
+
+void finish_slots(const SlotTask& task, const ScratchView& scratch) {
+  const std::uint32_t padded = task.layout->padded_dim;
+  for (std::uint32_t row = 0; row < task.group; ++row) {
+    float* state = scratch.sums + row * (padded + 2);
+    clear_state(state, padded);
+    for (std::uint32_t index = 0; index * kPartitionSlots < task.span; ++index) {
+      const float* part = task.partial + (std::size_t{index} * task.group + row) * (padded + 2);
+      merge_part(state, part, part[padded], part[padded + 1], padded);
+    }
+  }
+  finish_states(task, scratch.sums);
 }
 
 template <KvDType T>
 void attend_slots(const SlotTask& task, const ScratchView& scratch) {
   const KvLayout& layout = *task.layout;
-  const std::uint32_t rows = task.group, padded = layout.padded_dim;
-  const std::uint32_t partitions = (task.span + kPartitionSlots - 1) / kPartitionSlots;
-  const AttentionTask reads = span_of(task);
+  const std::uint32_t rows = task.group, padded = layout.padded_dim, begin = task.partition_begin;
+  AttentionTask reads = span_of(task);
   const bool widened = (T != KvDType::kF32 && rows >= kWidenRows) || layout.block_size < 16;
   pack_queries(reads, scratch.packed_q);
-  if (task.sink_q != nullptr) {
-    AttentionTask sinks = reads;
-    sinks.q = task.sink_q;
-    pack_queries(sinks, task.packed_sink_q);
+  const bool sinks = task.sink_q != nullptr && begin == 0;
+  if (sinks) {
+    AttentionTask turned = reads;
+    turned.q = task.sink_q;
+    pack_queries(turned, task.packed_sink_q);
   }
+  reads.partial = task.partial;
+  reads.partition_begin = 0;  // `partial` holds all partitions
   for (std::uint32_t row = 0; row < rows; ++row) clear_state(scratch.sums + row * (padded + 2), padded);
-  const bool scores = task.update != ScoreUpdate::kNone;
-  const std::size_t stride = std::size_t{partitions} * kPartitionSlots;
-  float* maxima = task.weights + rows * stride;  // [partition][rows]
+  const bool keeps = task.update != ScoreUpdate::kNone;
   const SlotFields fields(layout, task.positions_pool, task.blocks);
+  fields.prefetch(begin * kPartitionSlots, task.span);
   Stream stream;
-  push_chunks(reads, 0, task.k_pool, layout.k_chunk_bytes, stream);
+  push_chunks(reads, begin, task.k_pool, layout.k_chunk_bytes, stream);
   for (std::size_t i = 0; i < kAheadBursts; ++i) stream.burst();
-  for (std::uint32_t index = 0; index < partitions; ++index) {
+  for (std::uint32_t index = begin; index < task.partition_end; ++index) {
     stream.compact();
     push_chunks(reads, index, task.v_pool, layout.v_chunk_bytes, stream);
-    if (index + 1 < partitions) {
+    if (index + 1 < task.partition_end) {
       push_chunks(reads, index + 1, task.k_pool, layout.k_chunk_bytes, stream);
+      fields.prefetch((index + 1) * kPartitionSlots, task.span);
     } else if (task.next != nullptr) {
-      push_chunks(span_of(*task.next), 0, task.next->k_pool, layout.k_chunk_bytes, stream);
+      const SlotTask& next = *task.next;
+      push_chunks(span_of(next), next.partition_begin, next.k_pool, layout.k_chunk_bytes, stream);
+      SlotFields(layout, next.positions_pool, next.blocks).prefetch(next.partition_begin * kPartitionSlots, next.span);
     }
-    const std::uint32_t base = index * kPartitionSlots;
-    const std::uint32_t slots = task.span - base < kPartitionSlots ? task.span - base : kPartitionSlots;
-    float* positions = task.positions + base;
-    fields.read_positions(base, task.span, positions);
+    const std::uint32_t slots = slots_in(task, index);
+    float* positions = task.positions + index * kPartitionSlots;
+    fields.read_positions(index * kPartitionSlots, task.span, positions);
     Partition partition;
     if (widened) {
       widen<T>(reads, index, 0, slots, scratch, &partition, stream);
@@ -232,44 +309,35 @@ void attend_slots(const SlotTask& task, const ScratchView& scratch) {
       locate<T>(reads, index, 0, (slots + 15) / 16, &partition);
     }
     const float* q = scratch.packed_q;
-    const float* sink_q = index == 0 && task.sink_q != nullptr ? task.packed_sink_q : nullptr;
+    const float* sink_q = index == 0 && sinks ? task.packed_sink_q : nullptr;
     for (std::uint32_t row = 0; row < rows;) {
       const std::uint32_t count = block_rows(rows - row);
       float maximum[kBlockRows], total[kBlockRows];
-      const SlotRows kept = {scores ? task.weights + row * stride + base : nullptr, stride, maximum, total};
+      float* weights = keeps ? weights_of(task, index) + row * kPartitionSlots : scratch.scores;
       with_rows(count, [&](auto n) {
         if (widened) {
-          attend_slot_rows<KvDType::kF32, n>(task, partition, positions, slots, q, sink_q, scratch, kept, nullptr);
+          attend_slot_rows<KvDType::kF32, n>(task, partition, positions, slots, q, sink_q, weights, scratch.part,
+                                             maximum, total, nullptr);
         } else {
-          attend_slot_rows<T, n>(task, partition, positions, slots, q, sink_q, scratch, kept, row == 0 ? &stream : nullptr);
+          attend_slot_rows<T, n>(task, partition, positions, slots, q, sink_q, weights, scratch.part, maximum, total,
+                                 row == 0 ? &stream : nullptr);
         }
       });
       for (std::uint32_t r = 0; r < count; ++r) {
-        merge_part(scratch.sums + (row + r) * (padded + 2), scratch.part + r * padded, maximum[r], total[r], padded);
-        if (scores) maxima[index * rows + row + r] = maximum[r];
+        const float* part = scratch.part + r * padded;
+        if (keeps) maxima_of(task, index)[row + r] = maximum[r];
+        if (task.partial == nullptr) {
+          merge_part(scratch.sums + (row + r) * (padded + 2), part, maximum[r], total[r], padded);
+          continue;
+        }
+        store_part(reads, index, row + r, part, maximum[r], total[r]);
       }
       q += count * layout.head_dim;
       if (sink_q != nullptr) sink_q += count * layout.head_dim;
       row += count;
     }
   }
-  finish_rows(reads, scratch.sums);
-  if (!scores) return;
-  for (std::uint32_t index = 0; index < partitions; ++index) {
-    const std::uint32_t base = index * kPartitionSlots;
-    const std::uint32_t slots = task.span - base < kPartitionSlots ? task.span - base : kPartitionSlots;
-    float* added = task.scores + base;
-    for (std::uint32_t row = 0; row < rows; ++row) {
-      const float* state = scratch.sums + row * (padded + 2);
-      const V16 factor = set16(weight_factor(maxima[index * rows + row], state[padded], state[padded + 1]));
-      const float* p = task.weights + row * stride + base;
-      for (std::uint32_t g = 0; g < (slots + 15) / 16; ++g) {
-        const V16 before = row == 0 ? zero16() : load16(added + g * 16);
-        store16(added + g * 16, fma16(load16(p + g * 16), factor, before));
-      }
-    }
-    fields.update_scores(base, slots, added, task.update);
-  }
+  if (task.partial == nullptr) finish_states(task, scratch.sums);
 }
 
 /// Rows [row, row + count) of the task: their probabilities, then their sums into the scores.
@@ -368,15 +436,18 @@ std::uint32_t lowest(const float* positions, const float* keys, std::uint32_t n,
     const V16 position = load16(positions + i);
     return select_ge16(position, high, infinity, select_ge16(position, low, load16(keys + i), infinity));
   };
-  V16 least = infinity;
-  for (std::uint32_t i = 0; i < n; i += 16) least = min16(least, key_of(i));
+  // Of each lane, the lowest key and its lowest position.
+  V16 least = infinity, oldest = infinity;
+  for (std::uint32_t i = 0; i < n; i += 16) {
+    const V16 key = key_of(i), position = load16(positions + i);
+    const V16 of_equals = select_ge16(least, key, min16(oldest, position), oldest);
+    oldest = select_ge16(key, least, of_equals, position);
+    least = min16(least, key);
+  }
   const V16 minus_one = set16(-1.0f);
   const float key = -max_lanes(mul16(least, minus_one));
   if (key == __builtin_inff()) return n;
-  const V16 wanted = set16(key);
-  V16 oldest = infinity;
-  for (std::uint32_t i = 0; i < n; i += 16)
-    oldest = min16(oldest, select_ge16(wanted, key_of(i), load16(positions + i), infinity));
+  oldest = select_ge16(set16(key), least, oldest, infinity);
   const float position = -max_lanes(mul16(oldest, minus_one));
   for (std::uint32_t i = 0; i < n; i += 16) {
     const V16 at = load16(positions + i);

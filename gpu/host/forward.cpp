@@ -15,13 +15,8 @@ constexpr std::uint32_t kRowsPerClaim = 4;
 
 }  // namespace
 
-Forward::Input::Input(std::size_t max_rows, std::size_t columns, bool quantizes, bool rounds)
-    : rows(max_rows * columns),
-      quantized(quantizes ? max_rows : 0, quantizes ? columns : 0),
-      rounded(rounds && quantizes ? max_rows + kPromptRowsPadding : 0, columns * 2),
-      cols(columns) {
-  if (quantizes && max_rows > 0) quantized.set_cols(columns);
-}
+Forward::Input::Input(std::size_t max_rows, std::size_t columns, bool quantizes, const MatmulKernels& kernels)
+    : rows(max_rows * columns), quantized(kernels, quantizes ? max_rows : 0, columns), cols(columns) {}
 
 namespace {
 
@@ -35,26 +30,16 @@ bool is_quantized(const HostModel& model) {
          any_quantized(model, &HostLayer::up) || any_quantized(model, &HostLayer::down);
 }
 
-const PromptKernels* prompt_products(const HostModel& model, CpuTarget target) {
-  const PromptKernels* kernels = is_quantized(model) ? prompt_kernels(target) : nullptr;
-  return kernels != nullptr && kernels->has_products() ? kernels : nullptr;
-}
-
-std::size_t largest_panel(const HostModel& model, const PromptKernels* prompt) {
-  std::size_t bytes = model.lm_head.panel_bytes(nullptr);
-  for (const PackedProduct* product : {&model.project_in, &model.project_out}) {
-    bytes = std::max(bytes, product->panel_bytes(nullptr));
-  }
+std::size_t largest_panel(const HostModel& model, const MatmulKernels& kernels) {
+  std::size_t bytes = 0;
+  for (const PackedProduct* product : {&model.lm_head, &model.project_in, &model.project_out})
+    bytes = std::max(bytes, product->panel_bytes(kernels));
   for (const HostLayer& layer : model.layers) {
-    for (const PackedProduct* product : {&layer.qkv, &layer.o, &layer.up, &layer.down}) {
-      bytes = std::max(bytes, product->panel_bytes(prompt));
-    }
+    for (const PackedProduct* product : {&layer.qkv, &layer.o, &layer.up, &layer.down})
+      bytes = std::max(bytes, product->panel_bytes(kernels));
   }
   return bytes;
 }
-
-/// Below TeamMember::kLoopsPerBarrier, with room for the loop after.
-constexpr std::uint32_t kRunsPerBarrier = 8;
 
 }  // namespace
 
@@ -63,7 +48,6 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
     : model_(model),
       layout_(layout),
       matmul_kernels_(matmul_kernels(target)),
-      prompt_kernels_(prompt_products(model, target)),
       prompt_attention_(is_quantized(model) && can_attend_rounded(layout) ? prompt_kernels(target) : nullptr),
       attention_kernels_(attention_kernels(target)),
       row_kernels_(row_kernels(target)),
@@ -73,7 +57,7 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       inner_(static_cast<std::size_t>(model.spec.intermediate_size)),
       vocab_(static_cast<std::size_t>(model.spec.vocab_size)),
       threads_(limits.threads),
-      panels_(limits.threads, largest_panel(model, prompt_kernels_)),
+      panels_(limits.threads, largest_panel(model, matmul_kernels_)),
       x_(limits.max_tokens * hidden_),
       y_(limits.max_tokens * hidden_),
       qkv_(limits.max_tokens * (q_size_ + 2 * kv_size_)),
@@ -84,13 +68,12 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       normed_(limits.max_tokens, hidden_,
               any_quantized(model, &HostLayer::qkv) || any_quantized(model, &HostLayer::up) ||
                   model.lm_head.needs_quantized() || model.project_out.needs_quantized(),
-              prompt_kernels_ != nullptr),
-      attended_(limits.max_tokens, q_size_, any_quantized(model, &HostLayer::o), prompt_kernels_ != nullptr),
-      activated_(limits.max_tokens, inner_, any_quantized(model, &HostLayer::down),
-                 prompt_kernels_ != nullptr),
+              matmul_kernels_),
+      attended_(limits.max_tokens, q_size_, any_quantized(model, &HostLayer::o), matmul_kernels_),
+      activated_(limits.max_tokens, inner_, any_quantized(model, &HostLayer::down), matmul_kernels_),
       embedded_(max_rows_for(!model.project_in.empty() || !model.project_out.empty(), limits.max_tokens),
                 static_cast<std::size_t>(model.spec.embedding_size),
-                model.project_in.needs_quantized() || model.lm_head.needs_quantized(), false) {
+                model.project_in.needs_quantized() || model.lm_head.needs_quantized(), matmul_kernels_) {
   const std::uint32_t group = static_cast<std::uint32_t>(model.spec.num_heads) / layout.num_kv_heads;
   if (layout.slots_offset > 0) {
     slots_ =
@@ -112,8 +95,7 @@ std::size_t Forward::activation_bytes() const noexcept {
                              normed_.rows.size() + attended_.rows.size() + activated_.rows.size() +
                              embedded_.rows.size();
   return floats * sizeof(float) + normed_.quantized.bytes() + attended_.quantized.bytes() +
-         activated_.quantized.bytes() + embedded_.quantized.bytes() + normed_.rounded.bytes() +
-         attended_.rounded.bytes() + activated_.rounded.bytes() + panels_.bytes();
+         activated_.quantized.bytes() + embedded_.quantized.bytes() + panels_.bytes();
 }
 
 void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
@@ -135,9 +117,8 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
     for (std::uint32_t i = 0; i < sequence.token_count; ++i) {
       const std::uint32_t position = sequence.first_position + i, slot = takes_slots ? 0 : position;
       TokenPlace& place = tokens_[sequence.token_offset + i];
-      place = {tokens[sequence.token_offset + i], position,
-               blocks[slot / layout_.block_size], slot % layout_.block_size,
-               i < sequence.prompt_count,         sparse};
+      place = {tokens[sequence.token_offset + i], position, blocks[slot / layout_.block_size],
+               slot % layout_.block_size, sparse};
     }
     if (sequence.samples) sampled_.push_back({s, sequence.token_offset + sequence.token_count - 1});
     if (takes_slots) continue;
@@ -150,12 +131,6 @@ void Forward::prepare(const StepPlan& plan, std::span<const TokenId> tokens) {
       spans.push_back({sequence.first_position + rounded, sequence.token_count - rounded,
                        sequence.token_offset + rounded, sequence.token_offset + rounded, blocks});
     }
-  }
-  runs_.clear();
-  for (std::uint32_t row = 0; row < tokens_.size(); ++row) {
-    const bool prompt = is_prompt(row);
-    if (runs_.empty() || runs_.back().prompt != prompt) runs_.push_back({row, 0, prompt});
-    ++runs_.back().rows;
   }
   AttentionGeometry geometry;
   geometry.num_heads = static_cast<std::uint32_t>(model_.spec.num_heads);
@@ -201,43 +176,18 @@ void Forward::normalize(const HostNorm& norm, const float* x, float* out) const 
   }
 }
 
-void Forward::finish_input(Input& input, const PackedProduct& product, std::uint32_t row, bool prompt) {
-  if (!product.needs_quantized()) return;
-  if (prompt) {
-    prompt_kernels_->round_row(input.row(row), input.cols, input.rounded.row(row));
-  } else {
-    input.quantized.quantize_row(matmul_kernels_, input.row(row), row);
-  }
+void Forward::finish_input(Input& input, const PackedProduct& product, std::uint32_t row) {
+  if (product.needs_quantized()) input.quantized.set_row(matmul_kernels_, input.row(row), row);
 }
 
 void Forward::multiply(TeamMember& member, const PackedProduct& product, const Input& input,
                        std::uint32_t rows, float* y, std::size_t y_stride) {
   Activations activations;
-  if (product.needs_quantized()) activations.quantized = &input.quantized;
+  activations.quantized = &input.quantized;
   activations.panel = panels_.row(member.index());
   activations.x = input.rows.data();
   activations.x_stride = input.cols;
   matmul(member, matmul_kernels_, product, activations, rows, y, y_stride);
-}
-
-void Forward::multiply_tokens(TeamMember& member, const PackedProduct& product, const Input& input, float* y,
-                              std::size_t y_stride) {
-  for (std::size_t i = 0; i < runs_.size(); ++i) {
-    const Run& run = runs_[i];
-    if (i > 0 && i % kRunsPerBarrier == 0) member.barrier();
-    Activations activations;
-    if (product.needs_quantized()) activations.quantized = &input.quantized;
-    activations.first_quantized_row = run.first;
-    activations.panel = panels_.row(member.index());
-    activations.x = input.rows.data() + run.first * input.cols;
-    activations.x_stride = input.cols;
-    if (run.prompt) {
-      activations.prompt = prompt_kernels_;
-      activations.rounded = &input.rounded;
-      activations.first_rounded_row = run.first;
-    }
-    matmul(member, matmul_kernels_, product, activations, run.rows, y + run.first * y_stride, y_stride);
-  }
 }
 
 void Forward::embed(TeamMember& member, PhaseTimer& timer) {
@@ -279,7 +229,7 @@ void Forward::embed(TeamMember& member, PhaseTimer& timer) {
       }
     }
     normalize(pre ? model_.layers[0].attn_norm : HostNorm{}, x, normed_.row(row));
-    finish_input(normed_, model_.layers[0].qkv, row, is_prompt(row));
+    finish_input(normed_, model_.layers[0].qkv, row);
   });
   timer.mark(member, Phase::kRows);
 }
@@ -296,7 +246,7 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
     float* k = q + q_size_;
     const float* v = k + kv_size_;
     const auto turn = [&](float* heads, std::size_t size, const std::vector<float>& norm,
-                          const std::vector<float>& cosine, const std::vector<float>& sine) {
+                          const AlignedFloats& cosine, const AlignedFloats& sine) {
       for (float* head = heads; head < heads + size; head += head_dim) {
         if (!norm.empty()) row_kernels_.rms_norm(head, norm.data(), spec.norm_eps, head, head_dim);
         if (half > 0) row_kernels_.rotate(head, cosine.data() + row * half, sine.data() + row * half, half);
@@ -330,7 +280,7 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
 }
 
 void Forward::close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
-                          const PackedProduct& product, bool prompt) {
+                          const PackedProduct& product) {
   float* x = x_.data() + row * hidden_;
   row_kernels_.add(x, y_.data() + row * hidden_, hidden_);
   if (model_.spec.norm_place == model::NormPlace::kPost) {
@@ -342,7 +292,7 @@ void Forward::close_block(std::uint32_t row, const HostNorm& own, const HostNorm
   } else {
     std::copy_n(x, hidden_, normed_.row(row));
   }
-  finish_input(normed_, product, row, prompt);
+  finish_input(normed_, product, row);
 }
 
 void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer) {
@@ -350,7 +300,7 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
   const bool last = layer + 1 == model_.layers.size();
   const std::size_t stride = q_size_ + 2 * kv_size_;
   const auto all_rows = static_cast<std::uint32_t>(tokens_.size());
-  multiply_tokens(member, weights.qkv, normed_, qkv_.data(), stride);
+  multiply(member, weights.qkv, normed_, all_rows, qkv_.data(), stride);
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   write_kv(member, layer, pool);
@@ -375,21 +325,15 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
 
   const std::uint32_t rows = last ? num_samples() : all_rows;
   if (weights.o.needs_quantized()) {
-    for_rows(member, rows,
-             [&](std::uint32_t row) { finish_input(attended_, weights.o, row, !last && is_prompt(row)); });
+    for_rows(member, rows, [&](std::uint32_t row) { finish_input(attended_, weights.o, row); });
     member.barrier();
     timer.mark(member, Phase::kRows);
   }
-  if (last) {
-    multiply(member, weights.o, attended_, rows, y_.data(), hidden_);
-  } else {
-    multiply_tokens(member, weights.o, attended_, y_.data(), hidden_);
-  }
+  multiply(member, weights.o, attended_, rows, y_.data(), hidden_);
   member.barrier();
   timer.mark(member, Phase::kMatmul);
-  for_rows(member, rows, [&](std::uint32_t row) {
-    close_block(row, weights.attn_norm, &weights.mlp_norm, weights.up, !last && is_prompt(row));
-  });
+  for_rows(member, rows,
+           [&](std::uint32_t row) { close_block(row, weights.attn_norm, &weights.mlp_norm, weights.up); });
   member.barrier();
   timer.mark(member, Phase::kRows);
 }
@@ -399,11 +343,7 @@ void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t r
   const HostLayer& weights = model_.layers[layer];
   const bool last = layer + 1 == model_.layers.size();
   const std::size_t stride = weights.up.rows();
-  if (last) {
-    multiply(member, weights.up, normed_, rows, up_.data(), stride);
-  } else {
-    multiply_tokens(member, weights.up, normed_, up_.data(), stride);
-  }
+  multiply(member, weights.up, normed_, rows, up_.data(), stride);
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   for_rows(member, rows, [&](std::uint32_t row) {
@@ -413,24 +353,18 @@ void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t r
     } else {
       row_kernels_.activate(spec.activation, up, activated_.row(row), inner_);
     }
-    finish_input(activated_, weights.down, row, !last && is_prompt(row));
+    finish_input(activated_, weights.down, row);
   });
   member.barrier();
   timer.mark(member, Phase::kRows);
-  if (last) {
-    multiply(member, weights.down, activated_, rows, y_.data(), hidden_);
-  } else {
-    multiply_tokens(member, weights.down, activated_, y_.data(), hidden_);
-  }
+  multiply(member, weights.down, activated_, rows, y_.data(), hidden_);
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   const HostNorm* next = last ? &model_.final_norm : &model_.layers[layer + 1].attn_norm;
   const PackedProduct& product = !last                        ? model_.layers[layer + 1].qkv
                                  : model_.project_out.empty() ? model_.lm_head
                                                               : model_.project_out;
-  for_rows(member, rows, [&](std::uint32_t row) {
-    close_block(row, weights.mlp_norm, next, product, !last && is_prompt(row));
-  });
+  for_rows(member, rows, [&](std::uint32_t row) { close_block(row, weights.mlp_norm, next, product); });
   member.barrier();
   timer.mark(member, Phase::kRows);
 }

@@ -12,11 +12,12 @@
 #include <span>
 #include <vector>
 
+#include "gpu/host/aligned_floats.hpp"
 #include "gpu/host/attention.hpp"
 #include "gpu/host/host_model.hpp"
 #include "gpu/host/kv_pool.hpp"
 #include "gpu/host/phase_timer.hpp"
-#include "gpu/host/quantized_rows.hpp"
+#include "gpu/host/product_rows.hpp"
 #include "gpu/host/rows_kernels.hpp"
 #include "gpu/host/sparse_slots.hpp"
 #include "gpu/step_plan.hpp"
@@ -62,53 +63,39 @@ class Forward {
     std::uint32_t position = 0;
     BlockId block{};
     std::uint32_t slot = 0;
-    bool prompt = false;                          // given, not generated
     std::uint32_t sparse = SequenceStep::kExact;  // of slots_: whose head's slots this token enters
-  };
-  /// Consecutive rows of one kind.
-  struct Run {
-    std::uint32_t first = 0, rows = 0;
-    bool prompt = false;
   };
   struct Sample {
     std::uint32_t sequence = 0;
     std::uint32_t token_row = 0;
   };
-  /// A product's input: fp32 rows, and int8 rows where the product wants them.
+  /// A product's input: fp32 rows, and what the kernels make of them where the weights are quantized.
   struct Input {
-    std::vector<float> rows;
-    QuantizedRows quantized;
-    AlignedRows rounded;  // of prompt tokens, in bfloat16
+    AlignedFloats rows;
+    ProductRows quantized;
     std::size_t cols;
-    Input(std::size_t max_rows, std::size_t columns, bool quantizes, bool rounds);
+    Input(std::size_t max_rows, std::size_t columns, bool quantizes, const MatmulKernels& kernels);
     [[nodiscard]] float* row(std::size_t i) noexcept { return rows.data() + i * cols; }
   };
 
   template <class F>
   void for_rows(TeamMember& member, std::uint32_t rows, F&& f);
   void normalize(const HostNorm& norm, const float* x, float* out) const;
-  void finish_input(Input& input, const PackedProduct& product, std::uint32_t row, bool prompt = false);
+  void finish_input(Input& input, const PackedProduct& product, std::uint32_t row);
   void multiply(TeamMember& member, const PackedProduct& product, const Input& input, std::uint32_t rows,
                 float* y, std::size_t y_stride);
-  /// The product of every token, prompt tokens by their own kernels.
-  void multiply_tokens(TeamMember& member, const PackedProduct& product, const Input& input, float* y,
-                       std::size_t y_stride);
   void embed(TeamMember& member, PhaseTimer& timer);
   void write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool);
   void attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer);
   void mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t rows, PhaseTimer& timer);
   void head(TeamMember& member, PhaseTimer& timer);
   /// x[row] takes in y[row]; then the row becomes the next product's input.
-  void close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next, const PackedProduct& product,
-                   bool prompt);
-  [[nodiscard]] bool is_prompt(std::uint32_t row) const noexcept {
-    return prompt_kernels_ != nullptr && tokens_[row].prompt;
-  }
+  void close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
+                   const PackedProduct& product);
 
   const HostModel& model_;
   const KvLayout& layout_;
   const MatmulKernels& matmul_kernels_;
-  const PromptKernels* const prompt_kernels_;    // null: none, or no product for them
   const PromptKernels* const prompt_attention_;  // null: none, or not for this cache
   const AttentionKernels& attention_kernels_;
   const RowKernels& row_kernels_;
@@ -116,27 +103,26 @@ class Forward {
   const std::uint32_t threads_;
 
   std::vector<TokenPlace> tokens_;
-  std::vector<Run> runs_;
   std::vector<Sample> sampled_;
   std::vector<AttentionSpan> spans_;
   AttentionPlan attention_plan_, last_attention_plan_;  // all rows; only those that sample
   std::vector<AttentionScratch> scratch_;               // [members]
   SparseSlots slots_;                                   // of the step's sparsified sequences
-  AlignedRows panels_;                                  // working memory of prompt kernels, [members]
+  AlignedRows panels_;                                  // working memory of products, [members]
 
-  std::vector<float> x_;                        // [tokens, hidden] residual stream
-  std::vector<float> y_;                        // [tokens, hidden] a block's output
-  std::vector<float> qkv_;                      // [tokens, q + 2 kv]
-  std::vector<float> up_;                       // [tokens, up rows]
-  std::vector<float> logits_;                   // [samples, vocab]
-  std::vector<float> cosine_, sine_;            // [tokens, rotary / 2]
-  std::vector<float> sink_cosine_, sink_sine_;  // the same at their cache positions; empty unless sequences
+  AlignedFloats x_;                        // [tokens, hidden] residual stream
+  AlignedFloats y_;                        // [tokens, hidden] a block's output
+  AlignedFloats qkv_;                      // [tokens, q + 2 kv]
+  AlignedFloats up_;                       // [tokens, up rows]
+  AlignedFloats logits_;                   // [samples, vocab]
+  AlignedFloats cosine_, sine_;            // [tokens, rotary / 2]
+  AlignedFloats sink_cosine_, sink_sine_;  // the same at their cache positions; empty unless sequences
                                                 // may be sparsified
-  std::vector<float> sink_q_;  // [tokens, q]: queries as sinks see them
-  Input normed_;               // [tokens, hidden]
-  Input attended_;             // [tokens, q]
-  Input activated_;            // [tokens, intermediate]
-  Input embedded_;             // [tokens, embedding], only with project_in or project_out
+  AlignedFloats sink_q_;                   // [tokens, q]: queries as sinks see them
+  Input normed_;                                // [tokens, hidden]
+  Input attended_;                              // [tokens, q]
+  Input activated_;                             // [tokens, intermediate]
+  Input embedded_;                              // [tokens, embedding], only with project_in or project_out
 };
 
 }  // namespace spillway::gpu::host

@@ -15,17 +15,13 @@ namespace {
 constexpr std::size_t kChunksPerMember = 16;
 /// Activation rows are split too where there are too few groups for that, but never finer than this.
 constexpr std::size_t kRowsPerChunk = 48;
-/// A panel must serve many rows to be worth its making.
-constexpr std::size_t kPromptRowsPerChunk = 128;
+/// With tiles each member takes rows of its own, those it also norms and rounds, if each gets as many: they
+/// stay in its own cache, and that is worth making the weights once a member.
+constexpr std::size_t kRowsOfOwn = 32;
 
 std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
-MatmulKernels::Product kernel_for(const MatmulKernels& kernels, const PromptKernels* prompt,
-                                  const PackedMatrix& matrix) {
-  if (prompt != nullptr && matrix.storage() == Storage::kU4)
-    return matrix.has_min() ? prompt->u4_min : prompt->u4;
-  if (prompt != nullptr && matrix.storage() == Storage::kU8)
-    return matrix.has_min() ? prompt->u8_min : prompt->u8;
+MatmulKernels::Product kernel_for(const MatmulKernels& kernels, const PackedMatrix& matrix) {
   switch (matrix.storage()) {
     case Storage::kU4:
       return matrix.has_min() ? kernels.u4_min : kernels.u4;
@@ -73,16 +69,19 @@ const MatmulKernels& matmul_kernels(CpuTarget target) noexcept {
       return kAvx2MatmulKernels;
     case CpuTarget::kAvx512Vnni:
     case CpuTarget::kAvx512Bf16:
-    case CpuTarget::kAmx:
       return kAvx512VnniMatmulKernels;
+    case CpuTarget::kAmx: {
+      static const MatmulKernels tiles_and_floats = [] {
+        MatmulKernels kernels = kAmxMatmulKernels;
+        kernels.f32 = kAvx512VnniMatmulKernels.f32;
+        kernels.f16 = kAvx512VnniMatmulKernels.f16;
+        kernels.bf16 = kAvx512VnniMatmulKernels.bf16;
+        return kernels;
+      }();
+      return tiles_and_floats;
+    }
   }
   return kScalarMatmulKernels;
-}
-
-const PromptKernels* prompt_kernels(CpuTarget target) noexcept {
-  SPW_CHECK(target <= detect_cpu_target());
-  if (target == CpuTarget::kAmx) return &kAmxPromptKernels;
-  return target == CpuTarget::kAvx512Bf16 ? &kAvx512Bf16PromptKernels : nullptr;
 }
 
 Result<PackedProduct> PackedProduct::pack(std::span<const ProductPart> parts, WeightArena& arena,
@@ -129,24 +128,24 @@ void PackedProduct::embed_row(std::size_t row, float* out) const {
 
 void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduct& product,
             const Activations& activations, std::size_t rows, float* y, std::size_t y_stride) {
-  SPW_CHECK(!product.needs_quantized_ || activations.prompt != nullptr ||
+  const bool rounds = kernels.round_row != nullptr;
+  SPW_CHECK(!product.needs_quantized_ ||
             (activations.quantized != nullptr && activations.quantized->cols() == product.cols_ &&
-             activations.first_quantized_row + rows <= activations.quantized->max_rows()));
+             rows <= activations.quantized->max_rows() && !(rounds && activations.panel == nullptr)));
   SPW_CHECK(!product.needs_float_ || activations.x != nullptr);
   if (rows == 0 || product.groups_ == 0) return;
 
   const std::size_t chunks_wanted = member.size() * kChunksPerMember;
-  const PromptKernels* prompt = activations.prompt;
-  const std::size_t groups_per_pass = prompt != nullptr ? prompt->groups_per_pass : kGroupsPerPass;
-  const std::size_t row_step = prompt != nullptr ? kPromptRowsPerChunk : kRowsPerChunk;
+  const std::size_t groups_per_pass = kernels.groups_per_pass();
+  const std::size_t row_step = rounds ? kRowsOfOwn : kRowsPerChunk;
   const std::size_t passes = divide_up(product.groups_, groups_per_pass);
   const std::size_t groups_per_chunk = std::max<std::size_t>(1, passes / chunks_wanted) * groups_per_pass;
   const std::size_t group_chunks = divide_up(product.groups_, groups_per_chunk);
-  // Each member takes a share of a prompt's rows, those it also norms and rounds: they stay in its own cache.
-  const std::size_t row_shares = prompt != nullptr ? member.size() : chunks_wanted / group_chunks;
+  const std::size_t row_shares = rounds ? member.size() : chunks_wanted / group_chunks;
   const std::size_t row_chunks =
       std::clamp<std::size_t>(row_shares, 1, std::max<std::size_t>(1, rows / row_step));
-  const std::size_t rows_per_chunk = divide_up(rows, row_chunks);
+  const std::size_t row_unit = rounds ? kRowsPerTile : 1;
+  const std::size_t rows_per_chunk = divide_up(divide_up(rows, row_chunks), row_unit) * row_unit;
 
   auto run_chunk = [&](std::uint32_t chunk) {
     const std::size_t first_row = chunk / group_chunks * rows_per_chunk;
@@ -167,21 +166,23 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
       task.outputs = std::min(task.group_count * kGroupRows, part.matrix.rows() - output);
       task.cols = product.cols_;
       task.zero_shift = part.matrix.zero_shift();
-      if (part.matrix.quantized() && prompt != nullptr) {
-        task.rounded = activations.rounded->row(activations.first_rounded_row + first_row);
-        task.panel = activations.panel;
-      } else if (part.matrix.quantized()) {
-        task.quantized = activations.quantized->row(activations.first_quantized_row + first_row);
-        task.panel = activations.panel;
-      } else {
+      task.code_bits = part.matrix.code_bits();
+      task.weight_exponent = part.matrix.weight_exponent();
+      if (!part.matrix.quantized()) {
         task.x = activations.x + first_row * activations.x_stride;
         task.x_stride = activations.x_stride;
+      } else if (rounds) {
+        task.rounded = activations.quantized->rounded_tile(first_row);
+        task.panel = activations.panel;
+      } else {
+        task.quantized = activations.quantized->quantized(first_row);
+        task.panel = activations.panel;
       }
       task.rows = std::min(rows_per_chunk, rows - first_row);
       task.bias = part.bias.empty() ? nullptr : part.bias.data() + output;
       task.y = y + first_row * y_stride + part.first_row + output;
       task.y_stride = y_stride;
-      kernel_for(kernels, prompt, part.matrix)(task);
+      kernel_for(kernels, part.matrix)(task);
     }
   };
   member.for_chunks(static_cast<std::uint32_t>(group_chunks * row_chunks), run_chunk);

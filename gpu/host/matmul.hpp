@@ -8,38 +8,26 @@
 // Each (row, output) is computed by one fixed sequence of operations per CPU target: bit for bit the same
 // whatever the number of rows, the thread count and the chunking.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <vector>
 
-#include "gpu/host/aligned_rows.hpp"
 #include "gpu/host/packed_matrix.hpp"
-#include "gpu/host/prompt_kernels.hpp"
-#include "gpu/host/quantized_rows.hpp"
+#include "gpu/host/product_rows.hpp"
 
 namespace spillway::gpu::host {
 
 /// The kernels of a target; requires that the machine can run it.
 [[nodiscard]] const MatmulKernels& matmul_kernels(CpuTarget target) noexcept;
 
-/// The bfloat16 kernels for prompt tokens, with or without products; null where the target has none.
-[[nodiscard]] const PromptKernels* prompt_kernels(CpuTarget target) noexcept;
-
 /// The rows to multiply, in the forms the product needs.
 struct Activations {
-  const QuantizedRows* quantized = nullptr;
-  std::size_t first_quantized_row = 0;
-  const float* x = nullptr;  // [rows, cols]
+  const ProductRows* quantized = nullptr;  // for quantized weights
+  const float* x = nullptr;                // [rows, cols]
   std::size_t x_stride = 0;
-  /// Not null: quantized weights are multiplied by these kernels, with the rows that their round_row made,
-  /// from `first_rounded_row` on.
-  const PromptKernels* prompt = nullptr;
-  const AlignedRows* rounded = nullptr;
-  std::size_t first_rounded_row = 0;
-  /// This member's working memory, panel_bytes() of the product; only prompt kernels cannot do without.
+  /// This member's working memory, panel_bytes() of the product; only kernels that round cannot do without.
   std::byte* panel = nullptr;
 };
 
@@ -69,11 +57,9 @@ class PackedProduct {
   [[nodiscard]] bool needs_quantized() const noexcept { return needs_quantized_; }
   [[nodiscard]] bool needs_float() const noexcept { return needs_float_; }
 
-  /// Working memory of one member; `prompt` may be null.
-  [[nodiscard]] std::size_t panel_bytes(const PromptKernels* prompt) const noexcept {
-    if (!needs_quantized_) return 0;
-    const std::size_t rounded = prompt == nullptr ? 0 : prompt->groups_per_pass * kGroupRows * cols_ * 2;
-    return std::max(rounded, unpacked_bytes(cols_));
+  /// Working memory of one member.
+  [[nodiscard]] std::size_t panel_bytes(const MatmulKernels& kernels) const noexcept {
+    return needs_quantized_ ? kernels.panel_bytes(cols_) : 0;
   }
 
   /// Row `row` of the stacked matrix, dequantized; bias not added. For tied embeddings.

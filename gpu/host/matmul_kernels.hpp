@@ -56,16 +56,20 @@ struct MatmulTask {
   const float* bias = nullptr;  // [outputs] or null
   float* y = nullptr;           // [rows, outputs], row stride y_stride
   std::size_t y_stride = 0;
-  const std::byte* rounded = nullptr;  // prompt kernels: [rows, cols] bfloat16, contiguous, on cache lines
-  /// Working memory on a cache line: for quantized kernels unpacked_bytes(cols) or null, which is slower with
-  /// many rows; for prompt kernels see prompt_kernels.hpp.
+  const std::byte* rounded = nullptr;  // rows from the first of a tile on, see kRowsPerTile
+  std::uint8_t code_bits = 0;          // of u: 4, 5 or 8
+  std::int8_t weight_exponent = 0;     // 2^weight_exponent times every weight is under 2
+  /// Working memory on a cache line, panel_bytes(): kernels with quantize_row can do without (null), more
+  /// slowly.
   std::byte* panel = nullptr;
 };
 
-/// The groups of a pass with a byte a weight, as kU8 tiles.
-constexpr std::size_t unpacked_bytes(std::size_t cols) {
-  return kGroupsPerPass * (cols / kBlockCols) * (512 + 64);
-}
+/// Rounded rows lie in tiles of 16: of each block of 32 columns the 16 rows' 64 bytes, then the next block.
+/// The memory of a tile's missing rows is read, never used.
+inline constexpr std::size_t kRowsPerTile = 16;
+/// Working memory of kernels that round: a panel of two groups by 9 blocks of bfloat16, and sums of 256 rows.
+inline constexpr std::size_t kTileWorkBytes =
+    2 * 9 * (kBlockCols * kGroupRows * 2) + 256 * 2 * kGroupRows * 4;
 
 /// One target's kernels. For each (row, output) the sequence of operations is the same whatever the task's
 /// shape, so a result does not depend on batch, chunk or thread count.
@@ -78,12 +82,23 @@ struct MatmulKernels {
   Product f32 = nullptr;
   Product f16 = nullptr;
   Product bf16 = nullptr;
-  /// blocks [cols / 32]
+  /// What products with quantized weights read is made by one of these, the other is null: blocks [cols /
+  /// 32], or [cols] in bfloat16, scaled as the products expect it.
   void (*quantize_row)(const float* x, std::size_t cols, QuantizedBlock* blocks) = nullptr;
+  void (*round_row)(const float* x, std::size_t cols, std::byte* rounded) = nullptr;
+
+  [[nodiscard]] constexpr std::size_t groups_per_pass() const {
+    return round_row != nullptr ? 2 : kGroupsPerPass;
+  }
+  /// Of one thread.
+  [[nodiscard]] constexpr std::size_t panel_bytes(std::size_t cols) const {
+    return round_row != nullptr ? kTileWorkBytes : kGroupsPerPass * (cols / kBlockCols) * (512 + 64);
+  }
 };
 
 extern const MatmulKernels kScalarMatmulKernels;
 extern const MatmulKernels kAvx2MatmulKernels;
 extern const MatmulKernels kAvx512VnniMatmulKernels;
+extern const MatmulKernels kAmxMatmulKernels;  // with quantized weights; for others as above
 
 }  // namespace spillway::gpu::host

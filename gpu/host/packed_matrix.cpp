@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "gpu/host/float16.hpp"
@@ -21,6 +23,7 @@ struct Format {
   Storage storage;
   bool has_min;
   std::uint8_t zero_shift;  // m = -(1 << zero_shift) * d where it is not stored
+  std::uint8_t code_bits = 0;
 };
 
 Format format_of(model::DType dtype) {
@@ -32,15 +35,15 @@ Format format_of(model::DType dtype) {
     case model::DType::kBF16:
       return {Storage::kBF16, false, 0};
     case model::DType::kQ8_0:
-      return {Storage::kU8, false, 7};
+      return {Storage::kU8, false, 7, 8};
     case model::DType::kQ4_0:
-      return {Storage::kU4, false, 3};
+      return {Storage::kU4, false, 3, 4};
     case model::DType::kQ4_1:
-      return {Storage::kU4, true, 0};
+      return {Storage::kU4, true, 0, 4};
     case model::DType::kQ5_0:
-      return {Storage::kU8, false, 4};
+      return {Storage::kU8, false, 4, 5};
     case model::DType::kQ5_1:
-      return {Storage::kU8, true, 0};
+      return {Storage::kU8, true, 0, 5};
   }
   SPW_CHECK(false);
   return {};
@@ -91,6 +94,23 @@ void pack_block(model::DType dtype, const Format& format, const std::uint8_t* bl
   std::uint8_t* scales = tile + quant_bytes(format.storage);
   std::memcpy(scales + 2 * lane, block, 2);
   if (format.has_min) std::memcpy(scales + 2 * kGroupRows + 2 * lane, block + 2, 2);
+}
+
+/// The largest magnitude that a block's codes can mean.
+float largest_weight(const Format& format, const std::uint8_t* block) {
+  std::uint16_t half[2];
+  std::memcpy(half, block, sizeof half);
+  const float d = half_to_float(half[0]), most = static_cast<float>((1 << format.code_bits) - 1);
+  const float m = format.has_min ? half_to_float(half[1]) : -d * static_cast<float>(1 << format.zero_shift);
+  return std::max(std::abs(m), std::abs(most * d + m));
+}
+
+/// See PackedMatrix::weight_exponent().
+std::int8_t exponent_for(float largest) {
+  constexpr int kMost = 24;  // the smallest fp16 is 2^-24
+  if (!(largest > 0) || largest > std::numeric_limits<float>::max()) return 0;
+  const int k = -std::ilogb(largest * 1.005f);  // so that it is not rounded up to 2 either
+  return static_cast<std::int8_t>(std::clamp(k, -kMost, kMost));
 }
 
 }  // namespace
@@ -168,6 +188,7 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
   matrix.storage_ = format.storage;
   matrix.has_min_ = format.has_min;
   matrix.zero_shift_ = format.zero_shift;
+  matrix.code_bits_ = format.code_bits;
   const std::size_t blocks = cols / kBlockCols;
   matrix.group_bytes_ = matrix.quantized() ? blocks * tile_bytes(format.storage, format.has_min)
                                            : round_up(cols * kGroupRows * float_bytes(format.storage), 64);
@@ -178,6 +199,7 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
 
   const auto* source = reinterpret_cast<const std::uint8_t*>(weight.data.data());
   const std::size_t stride = model::block_bytes(weight.dtype);
+  std::vector<float> largest(matrix.group_count());
   auto pack_group = [&](std::size_t group) {
     auto* to = reinterpret_cast<std::uint8_t*>(data) + group * matrix.group_bytes_;
     const std::size_t lanes = std::min(kGroupRows, rows - group * kGroupRows);
@@ -187,6 +209,7 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
         for (std::size_t b = 0; b < blocks; ++b) {
           pack_block(weight.dtype, format, row + b * stride, lane,
                      to + b * tile_bytes(format.storage, format.has_min));
+          largest[group] = std::max(largest[group], largest_weight(format, row + b * stride));
         }
       } else {
         for (std::size_t k = 0; k < cols; ++k) {
@@ -198,6 +221,8 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
   team.run([&](TeamMember& member) {
     member.for_chunks(static_cast<std::uint32_t>(matrix.group_count()), pack_group);
   });
+  if (matrix.quantized())
+    matrix.weight_exponent_ = exponent_for(*std::max_element(largest.begin(), largest.end()));
   return matrix;
 }
 

@@ -74,7 +74,10 @@ class PackedMatrix {
   [[nodiscard]] Storage storage() const noexcept { return storage_; }
   [[nodiscard]] bool has_min() const noexcept { return has_min_; }
   [[nodiscard]] std::uint8_t zero_shift() const noexcept { return zero_shift_; }
-  /// True when products take QuantizedRows, false when they take fp32 rows.
+  [[nodiscard]] std::uint8_t code_bits() const noexcept { return code_bits_; }
+  /// k, the largest for which 2^k times every weight is under 2, but 0 for floats.
+  [[nodiscard]] std::int8_t weight_exponent() const noexcept { return weight_exponent_; }
+  /// True when products take quantized or rounded rows, false when they take fp32 rows.
   [[nodiscard]] bool quantized() const noexcept {
     return storage_ == Storage::kU4 || storage_ == Storage::kU8;
   }
@@ -90,6 +93,8 @@ class PackedMatrix {
   Storage storage_ = Storage::kF32;
   bool has_min_ = false;
   std::uint8_t zero_shift_ = 0;
+  std::uint8_t code_bits_ = 0;
+  std::int8_t weight_exponent_ = 0;
 };
 
 }  // namespace spillway::gpu::host

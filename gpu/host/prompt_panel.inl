@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include "gpu/host/matmul_kernels.hpp"
 #include "gpu/host/prompt_kernels.hpp"
 
 namespace spillway::gpu::host {

@@ -31,12 +31,15 @@ SparseSlots::SparseSlots(const KvLayout& layout, const AttentionKernels& kernels
       last_victim_(std::size_t{max_rows} * units(), UINT32_MAX) {
   const std::size_t partitions = (std::size_t{max_model_len} + kPartitionSlots - 1) / kPartitionSlots;
   const std::size_t rows = std::max(group, kBlockRows);
-  for (Scratch& scratch : scratch_) {
-    scratch.sink_q.resize(std::size_t{group} * layout.head_dim);
-    scratch.weights.resize(rows * partitions * (kPartitionSlots + 2));
-    scratch.positions.resize(partitions * kPartitionSlots);
-    scratch.scores.resize(scratch.positions.size());
-  }
+  for (Scratch& scratch : scratch_) size_scratch(scratch, rows, partitions);
+}
+
+void SparseSlots::size_scratch(Scratch& scratch, std::size_t rows, std::size_t partitions) const {
+  if (scratch.positions.size() >= partitions * kPartitionSlots) return;
+  scratch.sink_q.resize(std::size_t{group_} * layout_->head_dim);
+  scratch.weights.resize(rows * partitions * (kPartitionSlots + 2));
+  scratch.positions.resize(partitions * kPartitionSlots);
+  scratch.scores.resize(scratch.positions.size());
 }
 
 std::uint32_t SparseSlots::add(const StepPlan& plan, std::uint32_t index) {
@@ -58,6 +61,37 @@ void SparseSlots::place_last_rows(const StepPlan& plan) {
   for (Sequence& sequence : sequences_) {
     const std::uint32_t sample = sampled[sequence.index];
     sequence.last_row = sample != UINT32_MAX ? sample : samples++;
+  }
+  share_out();
+}
+
+void SparseSlots::share_out() {
+  items_.clear();
+  const std::size_t heads = sequences_.size() * layout_->num_kv_heads;
+  const bool few = scratch_.size() > 1 && heads < 4 * scratch_.size();
+  std::uint32_t splits = 0;
+  for (std::uint32_t i = 0; i < heads; ++i) {
+    Item item;
+    item.sequence = i / layout_->num_kv_heads;
+    item.head = i % layout_->num_kv_heads;
+    const Sequence& sequence = sequences_[item.sequence];
+    const std::uint32_t partitions = (sequence.step->span + kPartitionSlots - 1) / kPartitionSlots;
+    item.partition_end = partitions;
+    if (!few || sequence.in_prompt || partitions < 2) {
+      items_.push_back(item);
+      continue;
+    }
+    if (splits_.size() == splits) splits_.push_back(std::make_unique<Split>());
+    Split& split = *splits_[splits];
+    size_scratch(split.scratch, group_, partitions);
+    split.partials.resize(std::size_t{partitions} * group_ * (layout_->padded_dim + 2));
+    split.unfinished.store(partitions, std::memory_order_relaxed);
+    item.split = ++splits;
+    for (std::uint32_t p = 0; p < partitions; ++p) {
+      item.partition_begin = p;
+      item.partition_end = p + 1;
+      items_.push_back(item);
+    }
   }
 }
 
@@ -105,30 +139,47 @@ SlotPlace SparseSlots::take_slot(std::byte* pool, std::uint32_t number, std::uin
 void SparseSlots::attend(TeamMember& member, std::byte* pool, std::uint32_t layer, const Rows& rows,
                          const ScratchView& view) {
   if (sequences_.empty()) return;
-  const std::uint32_t heads = layout_->num_kv_heads;
-  const std::size_t width = std::size_t{group_} * layout_->head_dim;
   Scratch& scratch = scratch_[member.index()];
-  const auto items = static_cast<std::uint32_t>(sequences_.size()) * heads;
-  member.for_chunks(items, [&](std::uint32_t i) {
-    const Sequence& sequence = sequences_[i / heads];
-    const std::uint32_t head = i % heads;
+  member.for_chunks(static_cast<std::uint32_t>(items_.size()), [&](std::uint32_t i) {
+    const Item& item = items_[i];
+    const Sequence& sequence = sequences_[item.sequence];
     if (sequence.in_prompt) {
-      const float* q = rows.q + sequence.row * rows.q_stride + head * width;
-      return score_prompt(sequence, pool, layer, head, q, rows.q_stride, scratch, view);
+      const float* q =
+          rows.q + sequence.row * rows.q_stride + item.head * std::size_t{group_} * layout_->head_dim;
+      return score_prompt(sequence, pool, layer, item.head, q, rows.q_stride, scratch, view);
     }
-    SlotTask task = token_task(sequence, pool, layer, head, rows, scratch);
-    SlotTask following;
-    if (i + 1 < items && !sequences_[(i + 1) / heads].in_prompt) {
-      following = token_task(sequences_[(i + 1) / heads], pool, layer, (i + 1) % heads, rows, scratch);
-      task.next = &following;
-    }
-    kernels_->attend_slots(task, view);
-    if (evicts_at_once(sequence)) evict_at_once(sequence, pool, layer * heads + head, scratch);
+    const bool more = i + 1 < items_.size() && !sequences_[items_[i + 1].sequence].in_prompt;
+    attend_item(item, more ? &items_[i + 1] : nullptr, pool, layer, rows, scratch, view);
   });
 }
 
-SlotTask SparseSlots::token_task(const Sequence& sequence, std::byte* pool, std::uint32_t layer,
-                                 std::uint32_t head, const Rows& rows, Scratch& scratch) const {
+void SparseSlots::attend_item(const Item& item, const Item* next, std::byte* pool, std::uint32_t layer,
+                              const Rows& rows, Scratch& scratch, const ScratchView& view) {
+  const Sequence& sequence = sequences_[item.sequence];
+  Split* split = item.split == 0 ? nullptr : splits_[item.split - 1].get();
+  Scratch& own = split == nullptr ? scratch : split->scratch;
+  SlotTask task = token_task(item, pool, layer, rows, own);
+  SlotTask following;
+  if (next != nullptr) {
+    following = token_task(*next, pool, layer, rows, scratch);
+    task.next = &following;
+  }
+  if (split != nullptr) task.partial = split->partials.data();
+  kernels_->attend_slots(task, view);
+  if (split != nullptr) {
+    // acq_rel: the last one sees what the others wrote.
+    if (split->unfinished.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    const std::uint32_t partitions = (task.span + kPartitionSlots - 1) / kPartitionSlots;
+    split->unfinished.store(partitions, std::memory_order_relaxed);  // for the next layer
+    kernels_->finish_slots(task, view);
+  }
+  if (evicts_at_once(sequence)) evict_at_once(sequence, pool, layer * layout_->num_kv_heads + item.head, own);
+}
+
+SlotTask SparseSlots::token_task(const Item& item, std::byte* pool, std::uint32_t layer, const Rows& rows,
+                                 Scratch& scratch) const {
+  const Sequence& sequence = sequences_[item.sequence];
+  const std::uint32_t head = item.head;
   const std::uint32_t position = sequence.first_position;
   const std::size_t width = std::size_t{group_} * layout_->head_dim;
   const std::uint32_t out_row = layer + 1 == layout_->num_layers ? sequence.last_row : sequence.row;
@@ -147,6 +198,8 @@ SlotTask SparseSlots::token_task(const Sequence& sequence, std::byte* pool, std:
   }
   task.group = group_;
   task.span = sequence.step->span;
+  task.partition_begin = item.partition_begin;
+  task.partition_end = item.partition_end;
   task.first_position =
       window_ != 0 && position + 1 > window_ ? static_cast<float>(position + 1 - window_) : 0.0f;
   task.update = score_update(sequence.step->params, sequence.step->prompt_length, position);

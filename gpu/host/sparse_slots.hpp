@@ -8,6 +8,7 @@
 //
 // One thread calls clear(), add() and place_last_rows(); the members of the team call the rest.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -36,7 +37,7 @@ class SparseSlots {
   /// Takes in plan.sequences[index]; returns its number here. The plan outlives the step.
   std::uint32_t add(const StepPlan& plan, std::uint32_t index);
   /// Where the last layer's outputs go: those that sample in their order, as everywhere; behind them the
-  /// others.
+  /// others. Called once all are added.
   void place_last_rows(const StepPlan& plan);
   [[nodiscard]] bool empty() const noexcept { return sequences_.empty(); }
   /// Attends by attend() here, not as a prompt's tokens do.
@@ -96,12 +97,30 @@ class SparseSlots {
     std::vector<float> positions, scores;  // [span in whole groups of 16]
     std::vector<std::uint32_t> victims;
   };
+  /// Some partitions of a head's span; all of them unless the head is split.
+  struct Item {
+    std::uint32_t sequence = 0, head = 0;
+    std::uint32_t partition_begin = 0, partition_end = 0;
+    std::uint32_t split = 0;  // 0: not split, else one more than its index
+  };
+  /// A head whose partitions are attended to by whoever is free.
+  struct Split {
+    Scratch scratch;
+    std::vector<float> partials;               // as SlotTask wants them
+    std::atomic<std::uint32_t> unfinished{0};  // items
+  };
+
+  /// Where few heads have to be shared out, those with long spans are split by partitions.
+  void share_out();
+  void size_scratch(Scratch& scratch, std::size_t rows, std::size_t partitions) const;
+  void attend_item(const Item& item, const Item* next, std::byte* pool, std::uint32_t layer, const Rows& rows,
+                   Scratch& scratch, const ScratchView& view);
 
   [[nodiscard]] float* fields(std::byte* pool, const Sequence& sequence, std::uint32_t slot,
                               std::uint32_t unit) const;
   [[nodiscard]] std::uint32_t units() const noexcept { return layout_->num_layers * layout_->num_kv_heads; }
-  [[nodiscard]] SlotTask token_task(const Sequence& sequence, std::byte* pool, std::uint32_t layer,
-                                    std::uint32_t head, const Rows& rows, Scratch& scratch) const;
+  [[nodiscard]] SlotTask token_task(const Item& item, std::byte* pool, std::uint32_t layer, const Rows& rows,
+                                    Scratch& scratch) const;
   /// The head chooses right after its attention; otherwise evict() does.
   [[nodiscard]] static bool evicts_at_once(const Sequence& sequence);
   void evict_at_once(const Sequence& sequence, std::byte* pool, std::uint32_t unit, Scratch& scratch);
@@ -122,7 +141,9 @@ class SparseSlots {
   std::uint32_t group_ = 1;
   std::uint32_t window_ = 0;
   std::vector<Sequence> sequences_;
-  std::vector<Scratch> scratch_;            // [members]
+  std::vector<Item> items_;
+  std::vector<Scratch> scratch_;  // [members]
+  std::vector<std::unique_ptr<Split>> splits_;
   std::vector<std::uint32_t> last_victim_;  // [rows][units]: the slot of the last token evicted
 };
 

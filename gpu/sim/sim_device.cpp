@@ -75,7 +75,8 @@ std::int64_t SimDevice::duration_ns(const StepPlan& plan) const {
   for (const SequenceStep& sequence : plan.sequences) {
     ns += sequence.token_count > 1 ? profile_.prefill_token_ns * sequence.token_count
                                    : profile_.decode_sequence_ns;
-    ns += profile_.attended_token_ns * sequence.first_position;
+    ns += profile_.attended_token_ns *
+          (sequence.sparsified() ? plan.sparse[sequence.sparse].span : sequence.first_position);
   }
   return ns;
 }

@@ -2,7 +2,6 @@
 #include "gpu/sim/sim_slots.hpp"
 
 #include <algorithm>
-#include <map>
 
 #include "gpu/sim/sim_numbers.hpp"
 #include "runtime/check.hpp"
@@ -48,16 +47,14 @@ std::uint64_t SimSlots::attend(Table table, const SparseStep& step, std::uint32_
   const std::uint32_t span = step.in_prompt(position) ? position + 1 : step.span;
   std::uint64_t sum = sim::kSeed;
   for (std::uint32_t unit = 0; unit < kUnits; ++unit) {
-    std::map<float, std::uint64_t> seen;  // by position: slots say nothing
     for (std::uint32_t slot = 0; slot < span; ++slot) {
       Slot& key = at(table, unit, slot);
       if (!key.live()) continue;
-      seen[key.position] = key.value;
+      sum += sim::attend(unit, key.value);  // in any order: slots say nothing
       const float attention = sim::attention_of(unit, query, key.value);
       if (update == ScoreUpdate::kAdd) key.score += attention;
       if (update == ScoreUpdate::kReplace) key.score = attention;
     }
-    for (const auto& [where, value] : seen) sum = sim::attend(sum + unit, value);
   }
   return sum;
 }

@@ -21,7 +21,7 @@ std::uint64_t SparseReference::feed(std::uint64_t value) {
     for (Token& token : heads_[h]) {
       const float attention = sim::attention_of(h, value, token.value);
       token.score = replaces ? attention : counts ? token.score + attention : token.score;
-      sum = sim::attend(sum + h, token.value);
+      sum += sim::attend(h, token.value);
     }
   }
   if (fed_ < prompt_length_) return sum;

@@ -78,6 +78,26 @@ TEST_CASE("block tables: generated tokens become shareable too") {
   CHECK(tables.admit(prompt(5), {}).cached_tokens == 4);
 }
 
+TEST_CASE("block tables: the tokens of a step count as live once it is handed out, shared ones once") {
+  BlockTables tables = make(8);
+  const Admission a = tables.admit(prompt(6), {});
+  REQUIRE(tables.extend_to(a.lease, 6));
+  CHECK(tables.slot_totals().slots == 8);
+  CHECK(tables.slot_totals().live == 6);
+  tables.commit(a.lease, 6, {});
+  const Admission b = tables.admit(prompt(6), {});
+  CHECK(b.cached_tokens == 4);
+  CHECK(tables.slot_totals().live == 6);
+  REQUIRE(tables.extend_to(b.lease, 6));
+  CHECK(tables.slot_totals().slots == 12);
+  CHECK(tables.slot_totals().live == 8);
+  CHECK(tables.slot_totals().holes == 0);
+  const Admission c = tables.admit_sparse(3, {.method = model::SparseMethod::kH2o, .budget = 8});
+  REQUIRE(tables.step_slots(c.lease, 0, 3).has_value());
+  CHECK(tables.slot_totals().slots == 16);
+  CHECK(tables.slot_totals().live == 11);
+}
+
 TEST_CASE("block tables: a fork shares full blocks and copies the tail") {
   BlockTables tables = make(8);
   const LeaseId parent = computed(tables, 7);

@@ -161,5 +161,29 @@ TEST_CASE("admission: a preempted sequence waits until its last token has come b
   CHECK(choose_admissions(bench.state, bench.budget).empty());
 }
 
+TEST_CASE("admission: budgets may exceed the memory together when one answer ends before another needs its own") {
+  Bench bench;  // 4 tokens a block
+  bench.budget.total_blocks = 20;
+  const auto sparsify = [&bench](SequenceId id, std::int32_t max_tokens) -> Sequence& {
+    Sequence& sequence = bench.state.at(id);
+    sequence.sparse = {.method = model::SparseMethod::kH2o, .budget = 64};
+    sequence.params.max_tokens = max_tokens;
+    return sequence;
+  };
+  // Holds 12 blocks and, with its 64 slots full, 16 of the 20.
+  Sequence& running = sparsify(bench.decoding(48), 100);
+  running.slots = {47, 47};
+  bench.budget.free_blocks = 20 - running.blocks;
+  Sequence& next = sparsify(bench.waiting(4), 100);
+  CHECK(choose_admissions(bench.state, bench.budget).empty());  // 16 blocks for each in the end
+  next.params.max_tokens = 8;
+  CHECK(choose_admissions(bench.state, bench.budget) == std::vector{next.id});  // ends with 3
+  next.params.max_tokens = 100;
+  running.params.max_tokens = 12;  // ends with 15 blocks, when the next one has 4
+  CHECK(choose_admissions(bench.state, bench.budget) == std::vector{next.id});
+  running.held = true;  // nobody knows for how long
+  CHECK(choose_admissions(bench.state, bench.budget).empty());
+}
+
 }  // namespace
 }  // namespace spillway::actors

@@ -107,6 +107,23 @@ class RandomTensor {
     return 0;
   }
 
+  /// Multiplies the blocks' scales by 2^exponent, from -5 to 18, exactly; minima under 2^-9 become 0 first.
+  void scale_by_power_of_two(int exponent) {
+    const bool has_min = dtype_ == DType::kQ4_1 || dtype_ == DType::kQ5_1;
+    for (std::size_t at = 1; at < bytes_.size(); at += model::block_bytes(dtype_)) {
+      for (std::size_t i = 0; i < (has_min ? 2u : 1u); ++i) {
+        std::uint16_t half;
+        std::memcpy(&half, &bytes_[at + 2 * i], 2);
+        if ((half >> 10 & 31) < 6) {
+          half = 0;
+        } else {
+          half = static_cast<std::uint16_t>(half + exponent * 1024);
+        }
+        std::memcpy(&bytes_[at + 2 * i], &half, 2);
+      }
+    }
+  }
+
   [[nodiscard]] std::size_t rows() const { return rows_; }
   [[nodiscard]] std::size_t cols() const { return cols_; }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/host/matmul.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -34,20 +35,16 @@ std::vector<float> multiply(const PackedProduct& product, CpuTarget target, Thre
                             const std::vector<float>& x, std::size_t rows, bool with_panel = true) {
   const MatmulKernels& kernels = matmul_kernels(target);
   const std::size_t cols = product.cols();
-  QuantizedRows quantized(rows, cols);
-  AlignedRows panels(with_panel ? team.size() : 0, product.panel_bytes(nullptr));
-  Activations activations{nullptr, 0, x.data(), cols};
-  if (product.needs_quantized()) {
-    quantized.set_cols(cols);
-    activations.quantized = &quantized;
-  }
+  ProductRows quantized(kernels, product.needs_quantized() ? rows : 0, cols);
+  AlignedRows panels(with_panel ? team.size() : 0, product.panel_bytes(kernels));
+  const Activations activations{&quantized, x.data(), cols};
   const std::size_t stride = product.rows() + 3;
   const float untouched = 12345.0f;
   std::vector<float> padded(rows * stride, untouched);
   team.run([&](TeamMember& member) {
     if (product.needs_quantized()) {
       const auto [begin, end] = member.share(static_cast<std::uint32_t>(rows));
-      for (std::size_t row = begin; row < end; ++row) quantized.quantize_row(kernels, &x[row * cols], row);
+      for (std::size_t row = begin; row < end; ++row) quantized.set_row(kernels, &x[row * cols], row);
       member.barrier();
     }
     Activations own = activations;
@@ -74,6 +71,30 @@ int quantized_value(const QuantizedBlock& block, std::size_t i) {
   return q;
 }
 
+double bfloat(double x) {
+  const float narrow = static_cast<float>(x);
+  std::uint32_t bits;
+  std::memcpy(&bits, &narrow, sizeof bits);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+  float rounded;
+  std::memcpy(&rounded, &bits, sizeof rounded);
+  return rounded;
+}
+
+/// `bits` significant bits; a tie goes to even, or away from or towards zero.
+double to_bits(double x, int bits, int tie) {
+  int exponent = 0;
+  const double scaled = std::ldexp(std::frexp(x, &exponent), bits), whole = std::trunc(scaled);
+  const double rest = std::abs(scaled - whole), next = whole + std::copysign(1.0, x);
+  const bool up = rest > 0.5 || (rest == 0.5 && (tie > 0 || (tie == 0 && std::fmod(whole, 2) != 0)));
+  return std::ldexp(up ? next : whole, exponent - bits);
+}
+
+/// What tiles multiply for the weight w of column k: rounded to fp16, then to bfloat16.
+double tile_weight(double w, std::size_t k) {
+  return w == 0 ? 0 : to_bits(to_bits(w, 11, 0), 8, k / 2 % 2 == 0 ? 1 : -1);
+}
+
 /// The activations as blocks of integers represent them.
 std::vector<double> quantized_values(const std::vector<float>& x, std::size_t rows, std::size_t cols) {
   QuantizedRows quantized(rows, cols);
@@ -94,10 +115,13 @@ struct Errors {
   double loose = 0;  // against the exact ones, relative to the root of the sum of (w x)^2
 };
 
-Errors errors_of(const RandomTensor& weight, const std::vector<float>& x, std::size_t rows, bool quantized,
+enum class Form { kFloat, kIntegers, kRounded };
+
+Errors errors_of(const RandomTensor& weight, const std::vector<float>& x, std::size_t rows, Form form,
                  const std::vector<float>& y) {
-  std::vector<double> exact(x.begin(), x.end());
-  const std::vector<double> used = quantized ? quantized_values(x, rows, weight.cols()) : exact;
+  std::vector<double> exact(x.begin(), x.end()), used = exact;
+  if (form == Form::kIntegers) used = quantized_values(x, rows, weight.cols());
+  if (form == Form::kRounded) std::transform(x.begin(), x.end(), used.begin(), bfloat);
   Errors errors;
   double square = 0;
   double difference = 0;
@@ -107,9 +131,12 @@ Errors errors_of(const RandomTensor& weight, const std::vector<float>& x, std::s
     for (std::size_t row = 0; row < rows; ++row) {
       double expected = 0, expected_exact = 0, magnitude = 1e-30;
       for (std::size_t k = 0; k < w.size(); ++k) {
-        expected += w[k] * used[row * w.size() + k];
+        expected += (form == Form::kRounded ? tile_weight(w[k], k) : w[k]) * used[row * w.size() + k];
         expected_exact += w[k] * exact[row * w.size() + k];
         magnitude += std::abs(w[k] * used[row * w.size() + k]);
+        // Tiles drop weights under 2^-14 of the largest, which is under 1 here.
+        if (form == Form::kRounded)
+          magnitude += 0x1p-15 / 2e-6 * std::abs(used[row * w.size() + k]) * (std::abs(w[k]) < 0x1p-14);
         square += std::pow(w[k] * exact[row * w.size() + k], 2);
       }
       const double actual = y[row * weight.rows() + output];
@@ -142,10 +169,12 @@ TEST_CASE("matmul: every type, shape and target agrees with a double reference")
           const Product product({&part, 1}, team);
           REQUIRE(product.packed.needs_quantized() == blocks);
           REQUIRE(product.packed.needs_float() == !blocks);
-          for (std::size_t m : {1, 2, 3, 5, 8, 13, 16, 17, 33}) {
+          for (std::size_t m : {1, 2, 3, 5, 8, 13, 16, 17, 33, 49, 70}) {
             const std::vector<float> x = random_activations(m * cols, static_cast<std::uint32_t>(m));
             const std::vector<float> y = multiply(product.packed, target, team, x, m);
-            const Errors errors = errors_of(weight, x, m, blocks, y);
+            const bool rounds = matmul_kernels(target).round_row != nullptr;
+            const Form form = !blocks ? Form::kFloat : rounds ? Form::kRounded : Form::kIntegers;
+            const Errors errors = errors_of(weight, x, m, form, y);
             INFO(to_string(target) << " " << to_string(dtype) << " " << rows << "x" << cols << " by " << m);
             CHECK(errors.tight < 2e-6);
             CHECK(errors.loose < (blocks ? 0.02 : 1e-5));
@@ -172,16 +201,13 @@ TEST_CASE("matmul: a row's result does not depend on the batch, the threads or t
       const std::vector<float> whole = multiply(product.packed, target, three, x, most);
       std::vector<std::size_t> batches;
       for (std::size_t m = 2; m <= 33; ++m) batches.push_back(m);
-      batches.push_back(64);
-      batches.push_back(128);
+      for (std::size_t m : {47, 48, 49, 64, 65, 80, 128, 257}) batches.push_back(m);
       INFO(to_string(target) << " " << to_string(dtype));
       for (std::size_t m : batches) {
         const std::vector<float> y = multiply(product.packed, target, m % 2 ? one : three, x, m);
         INFO("rows " << m);
         CHECK(same_bits(y.data(), whole.data(), m * outputs));
       }
-      const std::vector<float> no_panel = multiply(product.packed, target, three, x, most, false);
-      CHECK(same_bits(no_panel.data(), whole.data(), most * outputs));
       bool alone_equals_batched = true;
       for (std::size_t row = 0; row < most; row += 37) {
         const std::vector<float> single(x.begin() + static_cast<std::ptrdiff_t>(row * cols),
@@ -190,79 +216,34 @@ TEST_CASE("matmul: a row's result does not depend on the batch, the threads or t
         alone_equals_batched &= same_bits(y.data(), &whole[row * outputs], outputs);
       }
       CHECK(alone_equals_batched);
+      if (matmul_kernels(target).round_row != nullptr) continue;  // cannot do without
+      const std::vector<float> no_panel = multiply(product.packed, target, three, x, most, false);
+      CHECK(same_bits(no_panel.data(), whole.data(), most * outputs));
     }
   }
 }
 
-namespace {
-
-/// y [rows, product.rows()] by the prompt kernels.
-std::vector<float> multiply_rounded(const PackedProduct& product, CpuTarget target, ThreadTeam& team,
-                                    const std::vector<float>& x, std::size_t rows) {
-  const PromptKernels& prompt = *prompt_kernels(target);
-  AlignedRows rounded(rows + kPromptRowsPadding, product.cols() * 2);
-  AlignedRows panels(team.size(), product.panel_bytes(&prompt));
-  for (std::size_t row = 0; row < rows; ++row)
-    prompt.round_row(&x[row * product.cols()], product.cols(), rounded.row(row));
-  std::vector<float> y(rows * product.rows(), 12345.0f);
-  team.run([&](TeamMember& member) {
-    Activations activations;
-    activations.prompt = &prompt;
-    activations.rounded = &rounded;
-    activations.panel = panels.row(member.index());
-    matmul(member, matmul_kernels(target), product, activations, rows, y.data(), product.rows());
-  });
-  return y;
-}
-
-double bfloat(double x) {
-  const float narrow = static_cast<float>(x);
-  std::uint32_t bits;
-  std::memcpy(&bits, &narrow, sizeof bits);
-  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-  float rounded;
-  std::memcpy(&rounded, &bits, sizeof rounded);
-  return rounded;
-}
-
-}  // namespace
-
-TEST_CASE("matmul: prompts in bfloat16 agree with a double reference, whatever the batch") {
-  ThreadTeam one(1);
-  ThreadTeam three(3);
-  for (CpuTarget target : available_cpu_targets()) {
-    if (prompt_kernels(target) == nullptr || !prompt_kernels(target)->has_products()) continue;
-    for (model::DType dtype : kAllDTypes) {
-      if (model::block_elements(dtype) == 1) continue;
-      for (std::size_t cols : {32, 224}) {
-        const std::size_t outputs = 16 * 7 + 5;
-        const RandomTensor weight(dtype, outputs, cols, 11);
-        const model::TensorView view = weight.view();
-        const ProductPart part{&view, nullptr, {}};
-        const Product product({&part, 1}, one);
-        const std::size_t most = 600;
-        const std::vector<float> x = random_activations(most * cols, 5);
-        const std::vector<float> whole = multiply_rounded(product.packed, target, three, x, most);
-        INFO(to_string(target) << " " << to_string(dtype) << " " << cols << " columns");
-        double worst = 0;
-        for (std::size_t row = 0; row < most; row += 29) {
-          for (std::size_t output = 0; output < outputs; ++output) {
-            double expected = 0, magnitude = 1e-30;
-            for (std::size_t k = 0; k < cols; ++k) {
-              const double term = bfloat(weight.at(output, k)) * bfloat(x[row * cols + k]);
-              expected += term;
-              magnitude += std::abs(term);
-            }
-            const double error = std::abs(whole[row * outputs + output] - expected) / magnitude;
-            worst = error <= worst ? worst : error;
-          }
-        }
-        CHECK(worst < 1e-4);  // a weight near the middle of two may be rounded from a fused d u + m
-        for (std::size_t m : {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 257}) {
-          INFO("rows " << m);
-          const std::vector<float> y = multiply_rounded(product.packed, target, m % 2 ? one : three, x, m);
-          CHECK(same_bits(y.data(), whole.data(), m * outputs));
-        }
+TEST_CASE("matmul: weights of any size are as exact as those of the usual") {
+  ThreadTeam team(1);
+  constexpr std::size_t kCols = 96, kOutputs = 35, kRows = 3;
+  const std::vector<float> x = random_activations(kRows * kCols, 9);
+  for (model::DType dtype : kAllDTypes) {
+    if (model::block_elements(dtype) == 1) continue;
+    RandomTensor usual(dtype, kOutputs, kCols, 21);
+    usual.scale_by_power_of_two(0);
+    for (const int exponent : {-5, -1, 4, 12, 18}) {  // of the scales, which are fp16
+      RandomTensor scaled = usual;
+      scaled.scale_by_power_of_two(exponent);
+      const model::TensorView views[] = {usual.view(), scaled.view()};
+      const ProductPart parts[] = {{&views[0], nullptr, {}}, {&views[1], nullptr, {}}};
+      const Product a({&parts[0], 1}, team), b({&parts[1], 1}, team);
+      for (CpuTarget target : available_cpu_targets()) {
+        const std::vector<float> expected = multiply(a.packed, target, team, x, kRows);
+        const std::vector<float> got = multiply(b.packed, target, team, x, kRows);
+        bool equal = true;
+        for (std::size_t i = 0; i < got.size(); ++i) equal &= std::ldexp(expected[i], exponent) == got[i];
+        INFO(to_string(target) << " " << to_string(dtype) << " times 2^" << exponent);
+        CHECK(equal);
       }
     }
   }
@@ -324,6 +305,7 @@ TEST_CASE("matmul: activations quantize to the nearest step, outliers apart, the
   reference.set_cols(cols);
   reference.quantize_row(matmul_kernels(CpuTarget::kScalar), x.data(), 0);
   for (CpuTarget target : available_cpu_targets()) {
+    if (matmul_kernels(target).quantize_row == nullptr) continue;  // it rounds
     INFO(to_string(target));
     QuantizedRows quantized(2, cols);
     quantized.set_cols(cols);

@@ -88,7 +88,7 @@ TEST_CASE("packed matrix: a bias follows its rows' order") {
   const float zero = 0;
   float y[4];
   team.run([&](TeamMember& member) {
-    matmul(member, matmul_kernels(CpuTarget::kScalar), *product, {nullptr, 0, &zero, 1}, 1, y, 4);
+    matmul(member, matmul_kernels(CpuTarget::kScalar), *product, {nullptr, &zero, 1}, 1, y, 4);
   });
   const std::size_t source[] = {0, 2, 1, 3};
   for (std::size_t i = 0; i < 4; ++i) CHECK(y[i] == static_cast<float>(bias.at(0, source[i])));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <memory>
 #include <set>
+#include <thread>
 
 #include "tests/runtime/probe.hpp"
 #include "tests/support/catch.hpp"
@@ -35,6 +36,16 @@ Task<void> waiting_sender(ActorContext<Start>& self, Address<ProbeMessage> to, i
     }
     ++log->started;
   }
+  ++log->ended;
+}
+
+/// Another thread fills the mailbox, without its messages arriving yet; then one from here waits for room.
+Task<void> sender_behind_a_thread(ActorContext<Start>& self, Address<ProbeMessage> to, Log* log) {
+  (void)self;
+  std::thread([&] {
+    while (to.try_send(Put{100 + log->started}) == SendStatus::kOk) ++log->started;
+  }).join();
+  log->values.push_back(static_cast<int>(co_await to.send(Put{1})));
   ++log->ended;
 }
 
@@ -181,6 +192,23 @@ TEST_CASE("mailbox: send waits for room and keeps its place") {
     for (const int v : received.values) (v < 1000 ? from_a : from_b).push_back(v);
     CHECK(from_a == range(0, 50));
     CHECK(from_b == range(1000, 1050));
+  }
+}
+
+TEST_CASE("mailbox: a waiting message that is taken before those that filled the mailbox arrive is acknowledged") {
+  for (const std::uint64_t seed : {1, 2, 3, 4}) {
+    Log received, sent;
+    SimExecutor sim(SimOptions{.seed = seed});
+    const auto to = spawn_recorder(sim, &received, 3);
+    sim.spawn<Start>({.name = "sender"}, sender_behind_a_thread, to, &sent);
+    sim.run_until_idle();
+    CHECK(sent.started == 3);
+    CHECK(sent.ended == 1);
+    CHECK(sent.values == std::vector<int>{static_cast<int>(SendStatus::kOk)});
+    CHECK(received.values == std::vector<int>{1, 100, 101, 102});
+    for (int i = 0; i < 3; ++i) CHECK(to.try_send(Put{i}) == SendStatus::kOk);  // all room has come back
+    CHECK(to.try_send(Put{3}) == SendStatus::kFull);
+    sim.run_until_idle();
   }
 }
 
