@@ -54,8 +54,11 @@ std::string progress_text(std::size_t done, std::size_t total, std::uint64_t tok
 
 std::string weights_text(std::uint64_t done_bytes, std::uint64_t all_bytes, int columns) {
   char right[64];
-  std::snprintf(right, sizeof right, " %.1f/%.1f GB of weights", static_cast<double>(done_bytes) * 1e-9,
-                static_cast<double>(all_bytes) * 1e-9);
+  const bool large = all_bytes >= 1'000'000'000;
+  const double unit = large ? 1e9 : 1e6;
+  std::snprintf(right, sizeof right, " %.*f/%.*f %s of weights", large ? 1 : 0,
+                static_cast<double>(done_bytes) / unit, large ? 1 : 0, static_cast<double>(all_bytes) / unit,
+                large ? "GB" : "MB");
   return with_bar(done_bytes, all_bytes, right, columns);
 }
 

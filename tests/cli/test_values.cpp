@@ -101,6 +101,7 @@ TEST_CASE("input: only the last line end is dropped") {
 TEST_CASE("progress bar: how far the weights have come") {
   CHECK(cli::weights_text(6'500'000'000, 13'000'000'000, 60) ==
         "[=================>                ] 6.5/13.0 GB of weights");
+  CHECK(cli::weights_text(45'000'000, 90'000'000, 60).find("] 45/90 MB of weights") != std::string::npos);
   CHECK(cli::weights_text(7, 7, 60).find(">") == std::string::npos);
   for (const int columns : {1, 10, 24, 30, 60})
     CHECK(cli::weights_text(1, 3, columns).size() < static_cast<std::size_t>(columns));
