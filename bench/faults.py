@@ -39,7 +39,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SPILLWAY = ROOT / "build/cli/spillway"
-BODY = {"model": "m", "input": "Tell me about rivers.", "max_output_tokens": 400, "ignore_eos": True}
+BODY = {"input": "Tell me about rivers.", "max_output_tokens": 400, "ignore_eos": True}
 IDLE = ["spillway_kv_blocks_held", "spillway_sequences_running", "spillway_sequences_waiting"]
 
 
@@ -67,6 +67,9 @@ def text_frame(text):
 def start_stream(port):
     connection = upgrade(port)
     connection.sendall(text_frame(json.dumps({"type": "response.create", **BODY})))
+    answer = connection.recv(65536)
+    if b"response.created" not in answer:
+        sys.exit(f"the stream did not begin: {answer[:300]!r}")
     return connection
 
 
@@ -160,7 +163,7 @@ def random_frames(port):
 
 def broken_json(port):
     rng = random.Random(13)
-    text = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}).encode()
+    text = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}).encode()
     while True:
         body = bytearray(text)
         change = rng.randrange(3)
