@@ -94,7 +94,7 @@ def client(port, manner, seconds):
 
 
 class Fault:
-    """Runs `step(i)` `rate` times a second in a process of its own at the lowest priority until left."""
+    """Clients with a fault, in a process of their own at the lowest priority; they end when this is left. None: none."""
 
     def __init__(self, port, kind):
         self.port, self.kind = port, kind

@@ -16,6 +16,7 @@
 #include <immintrin.h>
 
 #include "gpu/host/matmul_kernels.hpp"
+#include "gpu/host/tile_config.inl"
 
 namespace spillway::gpu::host {
 namespace {
@@ -35,26 +36,6 @@ constexpr std::size_t kRingBlocks = 2 * kBlocksAhead;
 static_assert(kRingBlocks <= kPanelBlocks);  // the ring lies where the panel would
 /// Half of the exponents between an fp16 and a bfloat16 of the same bits.
 constexpr float kHalfScale = 0x1p56f;
-
-// Tiles: 0..3 sums [rows tile][group], 4 and 5 activations, 6 and 7 weights.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-
-/// Tiles of `first` and of `second` rows: what is not there costs no time.
-void configure_tiles(std::size_t first, std::size_t second) {
-  TileConfig config;
-  config.rows[0] = config.rows[1] = config.rows[4] = static_cast<std::uint8_t>(first);
-  config.rows[2] = config.rows[3] = config.rows[5] = static_cast<std::uint8_t>(second);
-  // g++ 12 believes that only the first 8 bytes are read, and would drop the stores to the others.
-  __asm__ volatile("" : : "r"(&config) : "memory");
-  _tile_loadconfig(&config);
-}
 
 /// For each half of a quadword (two outputs' fours of columns): the codes at bit `at` and at + 8 of it,
 /// `shift` up in words of their own. A byte of the control names the bit that becomes lowest.

@@ -5,28 +5,12 @@
 
 #define SPW_VEC_TARGET 2
 #include "gpu/host/prompt_panel.inl"
+#include "gpu/host/tile_config.inl"
 
 namespace spillway::gpu::host {
 namespace {
 
 constexpr std::size_t kTileRows = 16;
-
-// Tiles: 0..3 sums [rows tile][group], 4 and 5 activations, 6 and 7 weights; all 16 rows of 64 bytes.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-
-void configure_tiles() {
-  const TileConfig config;
-  // g++ 12 believes that only the first 8 bytes are read, and would drop the stores to the others.
-  __asm__ volatile("" : : "r"(&config) : "memory");
-  _tile_loadconfig(&config);
-}
 
 /// The sums of one or two tiles of rows by one or two groups, left in tiles 0 to 3. Rows past the last of a
 /// tile are read and multiplied too; nobody looks at them.
@@ -82,7 +66,7 @@ void multiply_tiles(const TileProduct& t) {
   if (group < t.groups) tile_rows<false>(t, group);
 }
 
-void begin_tiles() { configure_tiles(); }
+void begin_tiles() { configure_tiles(kTileRows, kTileRows); }
 void end_tiles() { _tile_release(); }
 
 }  // namespace
