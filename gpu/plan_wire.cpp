@@ -14,7 +14,7 @@ inline constexpr std::int64_t kLastOf<model::SparseStrategy> =
     static_cast<int>(model::SparseStrategy::kSparseCopy);
 template <>
 inline constexpr std::int64_t kLastOf<model::SparseGranularity> =
-    static_cast<int>(model::SparseGranularity::kToken);
+    static_cast<int>(model::SparseGranularity::kAuto);
 template <>
 inline constexpr std::int64_t kLastOf<SparseStep::Packing> = static_cast<int>(SparseStep::Packing::kCopy);
 template <>

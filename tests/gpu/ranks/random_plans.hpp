@@ -80,7 +80,7 @@ class RandomPlans {
     model::SparseKvParams p;
     p.method = static_cast<model::SparseMethod>(below(6));
     p.strategy = static_cast<model::SparseStrategy>(below(4));
-    p.granularity = static_cast<model::SparseGranularity>(below(3));
+    p.granularity = static_cast<model::SparseGranularity>(below(4));
     for (std::uint32_t* each : {&p.budget, &p.num_per_evict, &p.sinks, &p.window})
       *each = number<std::uint32_t>();
     p.budget_fraction = real();

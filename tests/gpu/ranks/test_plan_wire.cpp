@@ -39,6 +39,17 @@ TEST_CASE("plan wire: every field of random plans comes back") {
   }
 }
 
+TEST_CASE("plan wire: what nobody set comes back too") {
+  StepPlan plan;
+  plan.row_inits.emplace_back().params.sparse_kv.emplace();
+  plan.sequences.emplace_back();
+  plan.sparse.emplace_back();
+  const Result<StepPlan> read = decode_step(bytes_of(plan));
+  REQUIRE(read.ok());
+  CHECK(equal(*read, plan));
+  CHECK(decode_copy(bytes_of(CopyPlan{})).ok());
+}
+
 TEST_CASE("plan wire: no two different plans are the same bytes, and a writer can be used again") {
   RandomPlans plans(12);
   WireWriter out;
