@@ -73,6 +73,7 @@ struct EngineOptions {
   bool sparse_kv_per_request = false;  // requests may be sparsified though sparse_kv's method is none
   std::uint32_t sparse_kv_budget_min = 0;  // tokens; requests with a smaller budget are refused
   std::uint32_t threads = 0;  // of the host device; 0: all cores
+  bool populate_kv_cache = false;  // on the host: make the cache's memory resident ahead, in the background
   std::string cpu_target;     // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
   bool simulate_device =
       false;  // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest

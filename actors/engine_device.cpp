@@ -125,7 +125,8 @@ Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const m
     options.kv_cache_memory_bytes =
         default_kv_cache_bytes(model.spec(), options.kv_dtype, options.max_model_len, machine_memory_bytes());
   }
-  gpu::host::HostOptions host{.threads = set.threads, .span_hook = track};
+  gpu::host::HostOptions host{
+      .threads = set.threads, .span_hook = track, .populate_kv_pool = set.populate_kv_cache};
   if (!set.cpu_target.empty()) {
     Result<gpu::host::CpuTarget> target = gpu::host::parse_cpu_target(set.cpu_target);
     if (!target.ok()) return std::move(target).error();

@@ -8,15 +8,14 @@ namespace spillway::actors {
 namespace {
 
 constexpr std::uint32_t kFirstChunk = 16;
-constexpr std::uint32_t kLeastChunk = 4;      // a prompt always moves on
-constexpr std::uint32_t kMeasureEvery = 128;  // steps between two that only decode
-constexpr std::uint32_t kProbesMax = 8;       // results may be some steps away, or never come
-constexpr double kNew = 0.5;                  // weight of the newest measurement
-constexpr double kWaitingWeight = 8;          // one who waits for a first token, in readers
-
-void blend(double& estimate, double measured) {
-  estimate = estimate == 0 ? measured : (1 - kNew) * estimate + kNew * measured;
-}
+constexpr std::uint32_t kLeastChunk = 4;     // a prompt always moves on
+constexpr std::uint32_t kMeasureEvery = 64;  // steps between two that only decode
+constexpr std::uint32_t kHalfEvery = 8;      // chunks between two of half the length
+constexpr std::uint32_t kProbesMax = 8;      // results may be some steps away, or never come
+constexpr double kNew = 0.5;                 // weight of the newest measurement
+constexpr double kJump = 1.5;                // what one measurement may be off the estimate and be believed
+constexpr double kWaitingWeight = 8;         // one who waits for a first token, in readers
+constexpr double kWorthwhileStretch = 1.8;   // of a step whose chunk is as long as it takes to be worthwhile
 
 }  // namespace
 
@@ -34,13 +33,17 @@ std::uint32_t StepPace::prompt_tokens(std::uint32_t decodes, std::uint32_t promp
   probes_ = 0;
   ++alone.age;
   std::uint32_t chunk = kFirstChunk;
-  if (alone.ns > 0 && prompt_token_ns_ > 0) {
+  if (alone.ns > 0 && chunk_cost_.known()) {
     const double others = prompts > 0 ? prompts - 1.0 : 0.0;
     const double urgency = std::max(1.0, kWaitingWeight * others / decodes);
-    const double fits = (max_stretch_ - 1) * urgency * alone.ns / prompt_token_ns_;
+    const double begin = chunk_cost_.begin_ns();
+    const double worthwhile = std::min(2 * begin, (kWorthwhileStretch - 1) * alone.ns);
+    const double allowed = std::max((max_stretch_ - 1) * urgency * alone.ns, worthwhile);
+    const double fits = std::max(0.0, allowed - begin) / chunk_cost_.token_ns();
     const std::uint32_t most = std::max(kFirstChunk, 2 * last_chunk_);
     chunk = fits < most ? static_cast<std::uint32_t>(fits) : most;
   }
+  if (++chunks_ % kHalfEvery == 0) chunk /= 2;
   return std::max(chunk, kLeastChunk);
 }
 
@@ -50,16 +53,16 @@ void StepPace::measured(std::uint32_t decodes, std::uint32_t prompt_tokens, std:
   if (prompt_tokens == 0) {
     if (decodes == 0) return;
     DecodeTime& alone = decode_time(decodes);
-    blend(alone.ns, ns);
+    const double believed = alone.ns == 0 ? ns : std::clamp(ns, alone.ns / kJump, alone.ns * kJump);
+    alone.ns = alone.ns == 0 ? ns : (1 - kNew) * alone.ns + kNew * believed;
     alone.age = 0;
     return;
   }
   const double alone_ns = decodes == 0 ? 0 : decode_time(decodes).ns;
-  if (decodes > 0) last_chunk_ = prompt_tokens;
+  if (decodes > 0) last_chunk_ = std::max(prompt_tokens, last_chunk_ / 2);
   if (decodes > 0 && alone_ns == 0) return;
   // A prompt's tokens cost something, whatever the noise says.
-  const double added = std::max(ns - alone_ns, 0.01 * ns);
-  blend(prompt_token_ns_, added / prompt_tokens);
+  chunk_cost_.add(prompt_tokens, std::max(ns - alone_ns, 0.01 * ns));
 }
 
 }  // namespace spillway::actors

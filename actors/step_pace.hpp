@@ -6,12 +6,18 @@
 // decodes. Where several wait for their first token, each but the first counts as eight readers: if these are
 // more than those who read along, what a step may take longer grows by that ratio.
 //
+// A chunk's beginning costs a pass over what the prompt has in the KV cache already. Small chunks of a long
+// prompt would pay it so often that everybody waits longer in the end; so a chunk has at least as many tokens
+// as cost what its beginning does, as long as the step takes at most 1.8 times one that only decodes.
+//
 // It learns from the device's own times alone: what a step of so many decoding sequences takes, and what a
-// prompt token adds to it. Both drift (contexts grow), so decode-only steps are measured anew now and then,
-// and a chunk grows by at most a factor of two over the last one.
+// chunk adds to it. Both drift (contexts grow), so decode-only steps are measured anew now and then, every
+// eighth chunk is half as long, and a chunk grows by at most a factor of two over the last one.
 
 #include <array>
 #include <cstdint>
+
+#include "actors/chunk_cost.hpp"
 
 namespace spillway::actors {
 
@@ -39,7 +45,8 @@ class StepPace {
 
   double max_stretch_;
   std::array<DecodeTime, 32> decode_times_{};
-  double prompt_token_ns_ = 0;  // 0: not known
+  ChunkCost chunk_cost_;
+  std::uint32_t chunks_ = 0;  // planned
   std::uint32_t last_chunk_ = 0;
   std::uint32_t probes_ = 0;  // steps in a row given to measuring
 };

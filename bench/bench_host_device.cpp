@@ -183,6 +183,32 @@ std::string phases(const std::array<std::int64_t, kPhases>& before,
   return out + "}";
 }
 
+/// Steps of 16 sequences that decode at context 256 and a chunk of a prompt behind `before` of its tokens:
+/// what a chunk adds to the step. Medians, ms.
+void decode_beside_prompt(Bench& bench, std::uint32_t before) {
+  constexpr std::uint32_t kBatch = 16, kContext = 256, kSteps = 12, kBlocks = (4096 + 256) / 16;
+  for (std::uint32_t row = 0; row < kBatch; ++row) bench.prefill(row, row == 0 ? kContext : 1, kBlocks);
+  bench.copy_row(kBatch, kContext / bench.block_size, kBlocks);
+  if (before > 0) bench.prefill(kBatch, before, kBlocks);
+  for (const std::uint32_t chunk : {0u, 4u, 8u, 16u, 32u, 64u, 128u, 256u}) {
+    std::vector<double> times;
+    const auto sums = bench.device.phase_sums_ns();
+    for (std::uint32_t i = 0; i < kSteps; ++i) {
+      StepPlan plan;
+      for (std::uint32_t row = 0; row < kBatch; ++row)
+        bench.add_sequence(plan, row, kContext + i, 1, true, kBlocks);
+      if (chunk > 0) bench.add_sequence(plan, kBatch, before, chunk, false, kBlocks);
+      const double begin = now_s();
+      bench.run(std::move(plan));
+      times.push_back((now_s() - begin) * 1e3);
+    }
+    std::ranges::nth_element(times, times.begin() + kSteps / 2);
+    std::printf("{\"case\": \"beside prompt %u\", \"chunk\": %u, \"step_ms\": %.3f, \"phase_ms\": %s}\n",
+                before, chunk, times[kSteps / 2], phases(sums, bench.device.phase_sums_ns(), kSteps).c_str());
+    std::fflush(stdout);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -304,5 +330,7 @@ int main(int argc, char** argv) {
     std::printf("}\n");
     std::fflush(stdout);
   }
+  for (const std::uint32_t before : {0u, 2048u, 4000u})
+    if (wanted("beside prompt " + std::to_string(before))) decode_beside_prompt(bench, before);
   return 0;
 }

@@ -36,7 +36,10 @@ struct ServeOptions {
   std::filesystem::path api_key_file, config;
   std::int64_t drain_s = 30;
 
-  ServeOptions() { engine.max_itl_stretch = kMaxItlStretch; }
+  ServeOptions() {
+    engine.max_itl_stretch = kMaxItlStretch;
+    engine.populate_kv_cache = true;
+  }
 };
 
 void add_seconds(CLI::App& command, const std::string& name, const std::string& help, std::chrono::seconds& target) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "gpu/host/forward.hpp"
 #include "gpu/host/host_model.hpp"
 #include "gpu/host/kv_pool.hpp"
+#include "gpu/host/page_populator.hpp"
 #include "gpu/host/sampler.hpp"
 #include "gpu/plan_limits.hpp"
 
@@ -70,6 +72,7 @@ class Executor {
         rows_(options.max_num_seqs),
         sampler_scratch_(team_->size()) {
     tokens_.reserve(options.max_num_batched_tokens);
+    if (host_options.populate_kv_pool) populator_.emplace(pool_.data(), pool_.mapped_bytes());
   }
 
   [[nodiscard]] StepResult step(const StepPlan& plan) {
@@ -164,6 +167,7 @@ class Executor {
   HostModel model_;
   KvLayout layout_;
   KvPool pool_, host_pool_;
+  std::optional<PagePopulator> populator_;  // of pool_
   const HostOptions& host_options_;
   std::unique_ptr<ThreadTeam> team_;
   const RowKernels& row_kernels_;

@@ -72,6 +72,8 @@ class KvPool {
 
   [[nodiscard]] std::uint32_t num_blocks() const noexcept { return num_blocks_; }
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
+  /// Of the whole mapping, a multiple of the page size.
+  [[nodiscard]] std::size_t mapped_bytes() const noexcept { return mapped_bytes_; }
   [[nodiscard]] std::byte* block(BlockId id) const noexcept {
     return data_ + static_cast<std::size_t>(id) * block_bytes_;
   }

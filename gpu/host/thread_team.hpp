@@ -3,12 +3,14 @@
 
 // ThreadTeam: the host device's own threads. The caller of run() is member 0, the others wait for the next
 // run spinning for a while (a decode loop calls again within microseconds) and then parked. Every wait spins
-// a bounded time, then yields, then sleeps, so that a team on a crowded machine loses its share and no more.
+// a bounded time, then yields, then sleeps, so that a team on a crowded machine loses its share and no more;
+// where yielding was seen to cost time slices it sleeps sooner.
 //
 // One thread at a time calls run(). Functions given to run() must not throw.
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -99,7 +101,7 @@ class ThreadTeam {
   struct alignas(64) Gate {
     std::atomic<std::uint32_t> epoch{0};
     std::atomic<std::uint32_t> sleepers{0};
-    void wait_while(std::uint32_t old, std::uint32_t yields) noexcept;
+    void wait_while(std::uint32_t old, std::chrono::microseconds patience) noexcept;
     void advance() noexcept;
   };
   struct alignas(64) MemberState {

@@ -18,12 +18,12 @@ namespace {
 /// A device whose steps take base + 50 us a decode + `token_ns` a prompt token, some steps in flight.
 struct Machine {
   StepPace pace{1.7};
-  double base_ns = 10e6, token_ns = 400e3;
+  double base_ns = 10e6, token_ns = 400e3, begin_ns = 0;
   std::uint32_t prompts = 1;
   std::vector<std::pair<std::uint32_t, std::uint32_t>> in_flight;  // decodes, prompt tokens
 
   double time_of(std::uint32_t decodes, std::uint32_t tokens) const {
-    return base_ns + 50e3 * decodes + token_ns * tokens;
+    return base_ns + 50e3 * decodes + token_ns * tokens + (tokens > 0 ? begin_ns : 0);
   }
   std::uint32_t step(std::uint32_t decodes, std::uint32_t prompt_left) {
     const std::uint32_t tokens = std::min({prompt_left, pace.prompt_tokens(decodes, prompts), 512u});
@@ -64,6 +64,47 @@ TEST_CASE("step pace: a long prompt moves on, and no step exceeds the stretch on
       CHECK(longest <= std::max(1.71, least));
       if (token_ns < 1e6) CHECK(steps < 4000);
     }
+  }
+}
+
+TEST_CASE("step pace: what a chunk costs is told apart into its beginning and its tokens") {
+  ChunkCost cost;
+  CHECK_FALSE(cost.known());
+  cost.add(16, 16 * 300.0);
+  CHECK(cost.begin_ns() == Approx(0).margin(1e-6));  // one length tells nothing: all is by token
+  CHECK(cost.token_ns() == Approx(300));
+  for (int i = 0; i < 60; ++i) {
+    const std::uint32_t tokens = i % 8 == 0 ? 12 : 24;
+    cost.add(tokens, 5000 + tokens * 200.0);
+  }
+  CHECK(cost.begin_ns() == Approx(5000).epsilon(0.05));
+  CHECK(cost.token_ns() == Approx(200).epsilon(0.05));
+  cost.add(24, 1e9);  // held up by something else
+  CHECK(cost.begin_ns() + 24 * cost.token_ns() < 1.5 * (5000 + 24 * 200.0));
+  for (int i = 0; i < 60; ++i) cost.add(24, 24 * 100.0);  // cheaper than its beginning was thought to be
+  CHECK(cost.begin_ns() >= 0);
+  CHECK(cost.begin_ns() + 24 * cost.token_ns() == Approx(2400).epsilon(0.05));
+}
+
+TEST_CASE("step pace: a chunk that is dear to begin is long enough to be worth it, within 1.8 times a step") {
+  for (const double begin_ns : {1e6, 4e6, 7e6, 30e6}) {
+    Machine machine;
+    machine.pace = StepPace(1.4);
+    machine.token_ns = 200e3;
+    machine.begin_ns = begin_ns;
+    double tokens = 0, steps = 0;
+    for (int i = 0; i < 1500; ++i) {
+      const std::uint32_t chunk = machine.step(16, 1'000'000);
+      if (i < 300 || chunk == 0) continue;
+      tokens += chunk, ++steps;
+      // Four tokens are the least, where even they take longer.
+      CHECK(machine.time_of(16, chunk) <= std::max(1.85 * machine.time_of(16, 0), machine.time_of(16, 4)));
+    }
+    INFO("begin " << begin_ns << " ns, mean chunk " << tokens / steps);
+    const double alone = machine.time_of(16, 0);
+    const double worthwhile = std::min(begin_ns, 0.8 * alone - begin_ns) / 200e3;
+    const double stretch = (0.4 * alone - begin_ns) / 200e3;
+    CHECK(tokens / steps >= 0.85 * std::max({4.0, worthwhile, stretch}));
   }
 }
 

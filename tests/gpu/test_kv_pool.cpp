@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <set>
+#include <thread>
 #include <vector>
 
+#include "gpu/host/page_populator.hpp"
 #include "tests/support/catch.hpp"
 
 namespace spillway::gpu::host {
@@ -88,6 +90,32 @@ TEST_CASE("KV pool: blocks that were never written cost no memory") {
   const std::size_t touched = resident_pages(pool->data(), bytes);
   CHECK(touched >= 1);
   CHECK(touched <= 512);  // one huge page at most
+}
+
+TEST_CASE("KV pool: populated in the background, every page is resident and what was written is kept") {
+  const Result<KvLayout> layout = make_kv_layout(spec(30, 3, 64), KvDType::kF16, 16);
+  Result<KvPool> pool = KvPool::create(*layout, std::size_t{24} << 20);
+  REQUIRE(pool.ok());
+  const auto pages = pool->mapped_bytes() / static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  REQUIRE(resident_pages(pool->data(), pool->mapped_bytes()) == 0);
+  pool->block(BlockId{7})[5] = std::byte{42};
+  {
+    PagePopulator populator(pool->data(), pool->mapped_bytes());
+    while (!populator.done()) std::this_thread::yield();
+  }
+  CHECK(pool->block(BlockId{7})[5] == std::byte{42});
+  const std::size_t resident = resident_pages(pool->data(), pool->mapped_bytes());
+  // An old kernel populates nothing; a new one everything.
+  CHECK((resident == pages || madvise(pool->data(), 4096, 23) != 0));
+}
+
+TEST_CASE("KV pool: populating ends at once when its owner ends") {
+  const Result<KvLayout> layout = make_kv_layout(spec(30, 3, 64), KvDType::kF16, 16);
+  Result<KvPool> pool = KvPool::create(*layout, std::size_t{1} << 30);
+  REQUIRE(pool.ok());
+  { PagePopulator populator(pool->data(), pool->mapped_bytes()); }
+  const auto pages = pool->mapped_bytes() / static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  CHECK(resident_pages(pool->data(), pool->mapped_bytes()) < pages);
 }
 
 }  // namespace spillway::gpu::host
