@@ -43,19 +43,22 @@ bool raise_shared_limit(int bytes) {
   return true;
 }
 
+/// `cluster`: blocks of a cluster along x, which divide the grid.
 template <class Params>
 void launch_overlapped(void (*kernel)(Params), dim3 grid, int threads, std::size_t shared, const Params& params,
-                       cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+                       cudaStream_t stream, int cluster = 1) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlaps_launches() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = !overlaps_launches() ? 0 : cluster > 1 ? 2 : 1;
   (void)cudaLaunchKernelEx(&config, kernel, params);
 }
 

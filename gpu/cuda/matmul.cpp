@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "gpu/cuda/batch_matmul.hpp"
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/quantized_matmul.hpp"
 #include "gpu/cuda/skinny_matmul.hpp"
@@ -36,14 +37,21 @@ int kind_of(const DeviceMatrix& w) {
 
 }  // namespace
 
+/// A way to multiply.
+struct Matmul::Choice {
+  enum class Kernel { kLibrary, kQuantized, kSkinny, kBatch };
+  Kernel kernel = Kernel::kLibrary;
+  cublasLtMatmulAlgo_t algorithm{};  // the library's
+  BatchCut cut{};                    // of kBatch
+};
+
 // The library is column-major: our row-major y = x w^T is its y^T = w x^T, with w taken transposed.
 struct Matmul::Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t weight = nullptr, input = nullptr, output = nullptr;
   std::vector<cublasLtMatmulHeuristicResult_t> guesses;
-  cublasLtMatmulAlgo_t chosen{};
+  Choice chosen;
   bool tuned = false;
-  bool own = false;  // our own kernel
 
   ~Plan() {
     cublasLtMatrixLayoutDestroy(weight);
@@ -129,15 +137,33 @@ Matmul::Plan* Matmul::plan_for(const DeviceMatrix& w, int tokens, bool wide) {
     return nullptr;
   }
   plan->guesses.assign(guesses.begin(), guesses.begin() + found);
-  plan->chosen = plan->guesses.front().algo;
-  plan->own = w.packed ? tokens <= kQuantizedUnmeasured
-                       : tokens <= kSkinnyUnmeasured && has_skinny(element_, w.rows, w.cols, tokens);
+  plan->chosen.algorithm = plan->guesses.front().algo;
+  if (w.packed && tokens <= kQuantizedUnmeasured) plan->chosen.kernel = Choice::Kernel::kQuantized;
+  if (!w.packed && tokens <= kSkinnyUnmeasured && has_skinny(element_, w.rows, w.cols, tokens))
+    plan->chosen.kernel = Choice::Kernel::kSkinny;
   return plans_.emplace(key, std::move(plan)).first->second.get();
 }
 
-void Matmul::multiply_own(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, bool gated,
-                          model::Activation activation, cudaStream_t stream) {
+std::vector<Matmul::Choice> Matmul::choices(const Plan& plan, const DeviceMatrix& w, int tokens) const {
+  std::vector<Choice> all;
   if (w.packed) {
+    if (tokens <= kQuantizedTokensMax) all.push_back({.kernel = Choice::Kernel::kQuantized});
+  } else {
+    if (has_skinny(element_, w.rows, w.cols, tokens)) all.push_back({.kernel = Choice::Kernel::kSkinny});
+    const bool aligned = reinterpret_cast<std::uintptr_t>(w.weight) % 16 == 0;
+    if (tokens >= kBatchTokensMin && tokens <= kBatchTokensMax && aligned)
+      for (const BatchCut& cut : batch_cuts(element_, w.rows, w.cols, tokens))
+        all.push_back({.kernel = Choice::Kernel::kBatch, .cut = cut});
+  }
+  for (const cublasLtMatmulHeuristicResult_t& guess : plan.guesses)
+    if (guess.state == CUBLAS_STATUS_SUCCESS) all.push_back({.algorithm = guess.algo});
+  return all;
+}
+
+/// False: it could not be launched.
+bool Matmul::multiply_own(const Choice& choice, const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide,
+                          bool gated, model::Activation activation, cudaStream_t stream) {
+  if (choice.kernel == Choice::Kernel::kQuantized) {
     launch_quantized({.element = element_,
                       .weight = w.panels,
                       .bias = w.bias,
@@ -149,8 +175,22 @@ void Matmul::multiply_own(const DeviceMatrix& w, const void* x, int tokens, void
                       .partial = partial_.as<float>(),
                       .arrived = arrived_.as<int>()},
                      stream);
-    return;
+    return true;
   }
+  if (choice.kernel == Choice::Kernel::kBatch)
+    return launch_batch({.element = element_,
+                         .weight = w.weight,
+                         .bias = w.bias,
+                         .x = x,
+                         .y = y,
+                         .rows = gated ? w.rows / 2 : w.rows,
+                         .cols = w.cols,
+                         .tokens = tokens,
+                         .wide = wide,
+                         .gated = gated,
+                         .activation = activation,
+                         .cut = choice.cut},
+                        stream);
   launch_skinny({.element = element_,
                  .weight = w.weight,
                  .bias = w.bias,
@@ -163,13 +203,14 @@ void Matmul::multiply_own(const DeviceMatrix& w, const void* x, int tokens, void
                  .gated = gated,
                  .activation = activation},
                 stream);
+  return true;
 }
 
-cublasStatus_t Matmul::run(const Plan& plan, const cublasLtMatmulAlgo_t* algorithm, const DeviceMatrix& w,
-                           const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
-  if (algorithm == nullptr) {
-    multiply_own(w, x, tokens, y, wide, w.gated(), model::Activation::kSilu, stream);
-    return CUBLAS_STATUS_SUCCESS;
+cublasStatus_t Matmul::run(const Plan& plan, const Choice& choice, const DeviceMatrix& w, const void* x, int tokens,
+                           void* y, bool wide, cudaStream_t stream) {
+  if (choice.kernel != Choice::Kernel::kLibrary) {
+    const bool ran = multiply_own(choice, w, x, tokens, y, wide, w.gated(), model::Activation::kSilu, stream);
+    return ran ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
   }
   const void* weight = w.weight;
   if (w.packed) {
@@ -180,24 +221,26 @@ cublasStatus_t Matmul::run(const Plan& plan, const cublasLtMatmulAlgo_t* algorit
   if (w.bias != nullptr)
     cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &w.bias, sizeof w.bias);
   return cublasLtMatmul(handle_, plan.operation, &one, weight, plan.weight, x, plan.input, &zero, y, plan.output, y,
-                        plan.output, algorithm, workspace_.data(), kWorkspaceBytes, stream);
+                        plan.output, &choice.algorithm, workspace_.data(), kWorkspaceBytes, stream);
 }
 
 void Matmul::multiply(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, cudaStream_t stream) {
   const Plan* plan = plan_for(w, tokens, wide);
   if (plan == nullptr) return;
-  const cublasStatus_t status = run(*plan, plan->own ? nullptr : &plan->chosen, w, x, tokens, y, wide, stream);
+  const cublasStatus_t status = run(*plan, plan->chosen, w, x, tokens, y, wide, stream);
   if (status != CUBLAS_STATUS_SUCCESS) fail(status, w, tokens);
 }
 
 bool Matmul::fuses(const DeviceMatrix& w, int tokens) {
   const Plan* plan = plan_for(w, tokens, false);
-  return plan != nullptr && plan->own;
+  return plan != nullptr && plan->chosen.kernel != Choice::Kernel::kLibrary;
 }
 
 void Matmul::multiply_gated(const DeviceMatrix& w, const void* x, int tokens, model::Activation activation, void* y,
                             cudaStream_t stream) {
-  multiply_own(w, x, tokens, y, false, true, activation, stream);
+  const Plan* plan = plan_for(w, tokens, false);
+  if (plan != nullptr && !multiply_own(plan->chosen, w, x, tokens, y, false, true, activation, stream))
+    fail(CUBLAS_STATUS_NOT_SUPPORTED, w, tokens);
 }
 
 void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int tokens, void* y, bool wide,
@@ -212,27 +255,23 @@ void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int toke
   constexpr int kRepeats = 6;
   float fastest = 0;
   std::size_t turn = 0;
-  const auto measure = [&](const cublasLtMatmulAlgo_t* algorithm) {
+  for (const Choice& choice : choices(*plan, first, tokens)) {
     const auto once = [&] {
-      return run(*plan, algorithm, weights[turn++ % weights.size()], x, tokens, y, wide, stream);
+      return run(*plan, choice, weights[turn++ % weights.size()], x, tokens, y, wide, stream);
     };
-    if (once() != CUBLAS_STATUS_SUCCESS) return;
+    if (once() != CUBLAS_STATUS_SUCCESS) continue;
     (void)cudaEventRecord(begin, stream);
     for (int i = 0; i < kRepeats; ++i) (void)once();
     (void)cudaEventRecord(end, stream);
     (void)cudaEventSynchronize(end);
     float ms = 0;
     (void)cudaEventElapsedTime(&ms, begin, end);
-    // Our own kernel is worth more than it shows alone: it starts under the kernel before it, and fuses.
-    if (algorithm == nullptr) ms *= 0.95f;
-    if (fastest != 0 && ms >= fastest) return;
+    // Our own kernels are worth more than they show alone: they start under the kernel before them, and fuse.
+    if (choice.kernel != Choice::Kernel::kLibrary) ms *= 0.95f;
+    if (fastest != 0 && ms >= fastest) continue;
     fastest = ms;
-    plan->own = algorithm == nullptr;
-    if (algorithm != nullptr) plan->chosen = *algorithm;
-  };
-  if (first.packed ? tokens <= kQuantizedTokensMax : has_skinny(element_, first.rows, first.cols, tokens)) measure(nullptr);
-  for (const cublasLtMatmulHeuristicResult_t& guess : plan->guesses)
-    if (guess.state == CUBLAS_STATUS_SUCCESS) measure(&guess.algo);
+    plan->chosen = choice;
+  }
   (void)cudaEventDestroy(begin);
   (void)cudaEventDestroy(end);
 }

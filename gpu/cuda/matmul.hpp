@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Matrix products with a cached choice for each shape: our own kernel for few tokens (skinny_matmul.hpp,
+// Matrix products with a cached choice for each shape: a kernel of our own for few tokens (skinny_matmul.hpp, batch_matmul.hpp,
 // quantized_matmul.hpp), or an algorithm of cuBLASLt, to which a quantized weight goes by way of a scratch. The choice is
 // the first guess, or with tune() the fastest of all, measured; a shape keeps its algorithm for good.
 
@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "gpu/cuda/check_cuda.hpp"
 #include "gpu/cuda/element.hpp"
@@ -51,7 +52,7 @@ class Matmul {
   /// that none is found in a cache. Overwrites y; synchronizes the stream: only before serving.
   void tune(std::span<const DeviceMatrix> weights, const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
 
-  /// Whether the shape goes to our own kernel, so that what follows may be fused with it.
+  /// Whether the shape goes to a kernel of our own, so that what follows may be fused with it.
   [[nodiscard]] bool fuses(const DeviceMatrix& w, int tokens);
   /// Where fuses(): y [tokens, w.rows / 2] = act(gate) * up, w being gate rows, then up rows.
   void multiply_gated(const DeviceMatrix& w, const void* x, int tokens, model::Activation activation, void* y,
@@ -60,16 +61,17 @@ class Matmul {
   [[nodiscard]] Result<void> status() const;
 
  private:
+  struct Choice;
   struct Plan;
   using Key = std::tuple<int, int, int, bool, bool, int>;
 
   explicit Matmul(Element element);
   Plan* plan_for(const DeviceMatrix& w, int tokens, bool wide);
-  void multiply_own(const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide, bool gated,
-                    model::Activation activation, cudaStream_t stream);
-  /// algorithm null: our own kernel.
-  [[nodiscard]] cublasStatus_t run(const Plan& plan, const cublasLtMatmulAlgo_t* algorithm, const DeviceMatrix& w,
-                                   const void* x, int tokens, void* y, bool wide, cudaStream_t stream);
+  [[nodiscard]] std::vector<Choice> choices(const Plan& plan, const DeviceMatrix& w, int tokens) const;
+  [[nodiscard]] bool multiply_own(const Choice& choice, const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide,
+                                  bool gated, model::Activation activation, cudaStream_t stream);
+  [[nodiscard]] cublasStatus_t run(const Plan& plan, const Choice& choice, const DeviceMatrix& w, const void* x, int tokens,
+                                   void* y, bool wide, cudaStream_t stream);
   void fail(cublasStatus_t status, const DeviceMatrix& w, int tokens);
 
   Element element_;

@@ -4,6 +4,8 @@
 // A ring of stages in shared memory between warps that load and warps that multiply (compute capability 9.0): barriers
 // in shared memory, and copies that arrive at them.
 
+#include <cuda.h>
+
 #include <cstdint>
 
 namespace spillway::gpu::cuda {
@@ -50,6 +52,20 @@ __device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes,
                    shared_address(to)),
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
+}
+
+/// How long a copy's lines should stay in the L2 cache (createpolicy's encoding, for all of the lines).
+constexpr std::uint64_t kReadOnce = 0x12F0000000000000, kReadAgain = 0x14F0000000000000;
+
+/// A box of a matrix at (column, row), by the copy engine; counts as the bytes that the barrier expects, those outside of the
+/// matrix, which become zeros, too.
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int column, int row, std::uint64_t* barrier,
+                                         std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row), "l"(policy)
+      : "memory");
 }
 #endif
 
