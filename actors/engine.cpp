@@ -72,6 +72,13 @@ Result<void> check_options(const EngineOptions& options, const model::ModelSpec&
     return wrong("--gpu-memory-utilization must be above 0 and at most 1");
   if (options.max_itl_stretch != 0 && !(options.max_itl_stretch > 1 && options.max_itl_stretch <= 1000))
     return wrong("--max-itl-stretch must be above 1, or 0 for no limit");
+  const std::uint32_t nodes = options.nodes.nodes, ranks = options.tensor_parallel_size;
+  if (nodes == 0 || (nodes > 1 && (ranks < nodes || ranks % nodes != 0))) {
+    return wrong("--nnodes is " + std::to_string(nodes) + ", among which --tensor-parallel-size " + std::to_string(ranks) +
+                 " cannot be shared evenly");
+  }
+  if (nodes > 1 && (options.device == DeviceKind::kHost || options.simulate_device))
+    return wrong("--nnodes " + std::to_string(nodes) + " is for GPUs, and --device host is none");
   if (options.threads > 1024) return wrong("--threads must be at most 1024");
   return check_sparse(options);
 }

@@ -50,6 +50,16 @@ using runtime::Task;
 /// kAuto: a CUDA GPU if there is one that works, else the host.
 enum class DeviceKind : std::uint8_t { kAuto, kHost, kCuda };
 
+/// Processes, on any hosts, whose GPUs share the model; this one is node 0, the others run `spillway worker`.
+struct NodeOptions {
+  std::uint32_t nodes = 1;  // 1: this process alone
+  std::string master_addr = "127.0.0.1";  // where this one waits for the others
+  std::uint16_t master_port = 29501;      // 0: any free one
+  std::filesystem::path key_file;         // whose first line all nodes share; empty: only this host's processes are let in
+  std::chrono::seconds timeout{600};      // for the others to come, and for each part of their start
+  std::function<void(const std::string&)> on_note;  // hears what the start waits for; may be empty
+};
+
 enum class KvCacheDType : std::uint8_t { kAuto, kF32, kF16, kBF16, kQ8_0 };
 
 struct EngineOptions {
@@ -57,7 +67,8 @@ struct EngineOptions {
   model::LoadFormat load_format = model::LoadFormat::kAuto;
   std::optional<DeviceKind> device;     // empty: as kAuto
   double gpu_memory_utilization = 0.9;  // share of a GPU's memory, when kv_cache_memory_bytes is 0
-  std::uint32_t tensor_parallel_size = 1;  // GPUs that share the model
+  std::uint32_t tensor_parallel_size = 1;  // GPUs that share the model, on all nodes
+  NodeOptions nodes;
   KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;  // kAuto: fp32 for fp32 weights, else fp16; bf16 on a
                                                       // GPU for bf16 weights. A GPU computes in this type too
   std::size_t kv_cache_memory_bytes = 0;     // 0: chosen, see default_kv_cache_bytes

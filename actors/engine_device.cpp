@@ -10,6 +10,7 @@
 #include "actors/engine.hpp"
 #include "gpu/cuda/open_device.hpp"
 #include "gpu/host/host_device.hpp"
+#include "gpu/ranks/lead_peers.hpp"
 #include "gpu/sim/sim_device.hpp"
 
 namespace spillway {
@@ -98,21 +99,54 @@ std::function<void(const model::TensorView&)> weights_listener(const EngineOptio
   };
 }
 
-Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const model::Model& model,
-                                               const gpu::DeviceOptions& options, DeviceTrack* track) {
+/// Waits for the other nodes and tells them what to do.
+Result<std::unique_ptr<gpu::ranks::LeadPeers>> gather_nodes(const EngineOptions& set, const model::Model& model,
+                                                            const gpu::DeviceOptions& options) {
+  gpu::ranks::LeadOptions lead{.host = set.nodes.master_addr,
+                               .port = set.nodes.master_port,
+                               .timeout = set.nodes.timeout,
+                               .on_note = set.nodes.on_note};
+  if (!set.nodes.key_file.empty()) {
+    Result<std::string> key = gpu::ranks::read_key(set.nodes.key_file);
+    if (!key.ok()) return std::move(key).error();
+    lead.key = *std::move(key);
+  }
+  Result<std::unique_ptr<gpu::ranks::LeadPeers>> peers = gpu::ranks::LeadPeers::listen(std::move(lead));
+  if (!peers.ok()) return peers;
+  const gpu::ranks::Welcome welcome{.options = {.nodes = set.nodes.nodes,
+                                                .tensor_parallel_size = set.tensor_parallel_size,
+                                                .device = options,
+                                                .gpu_memory_utilization = set.gpu_memory_utilization,
+                                                .dummy_weights = set.load_format == model::LoadFormat::kDummy},
+                                    .model = gpu::ranks::fingerprint(model.spec(), model.tensors())};
+  if (Result<void> all = (*peers)->gather(welcome); !all.ok()) return std::move(all).error();
+  return peers;
+}
+
+Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const model::Model& model, EngineDevice& opened) {
+  const gpu::DeviceOptions& options = opened.options;
+  DeviceTrack* const track = opened.track.get();
   gpu::cuda::CudaOptions cuda;
   cuda.tensor_parallel_size = set.tensor_parallel_size;
   cuda.gpu_memory_utilization = set.gpu_memory_utilization;
   cuda.fault_at_step = set.inject_device_fault;
   cuda.dummy_weights = set.load_format == model::LoadFormat::kDummy;
   cuda.trace_kernels = set.trace_kernels;
+  if (set.nodes.nodes > 1) {
+    Result<std::unique_ptr<gpu::ranks::LeadPeers>> peers = gather_nodes(set, model, options);
+    if (!peers.ok()) return std::move(peers).error();
+    opened.peers = *std::move(peers);
+    cuda.peers = opened.peers.get();
+  }
   if (track != nullptr) {
     cuda.on_span = [track](const char* name, std::int64_t begin_ns, std::int64_t end_ns) {
       track->on_span(name, begin_ns, end_ns);
     };
   }
-  return gpu::cuda::open_cuda_device(model.spec(), model.weights(), options, cuda,
-                                     weights_listener(set, model));
+  Result<std::unique_ptr<gpu::Device>> device =
+      gpu::cuda::open_cuda_device(model.spec(), model.weights(), options, cuda, weights_listener(set, model));
+  if (!device.ok() && opened.peers != nullptr) opened.peers->give_up(device.error());
+  return device;
 }
 
 Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const model::Model& model,
@@ -146,12 +180,13 @@ Result<EngineDevice> open_engine_device(const EngineOptions& set, const model::M
   const DeviceKind wanted = set.device.value_or(DeviceKind::kAuto);
   if (wanted != DeviceKind::kHost) {
     opened.options = device_options(set, model, max_model_len, true);
-    device = open_cuda(set, model, opened.options, opened.track.get());
+    device = open_cuda(set, model, opened);
     // What a GPU here refuses for a reason of its own (memory, a broken file) is no reason to compute
     // elsewhere.
     const bool absent =
-        !device.ok() && (device.error().code == Errc::kNotFound ||
-                         (device.error().code == Errc::kUnsupported && wanted == DeviceKind::kAuto));
+        !device.ok() && set.nodes.nodes == 1 &&
+        (device.error().code == Errc::kNotFound ||
+         (device.error().code == Errc::kUnsupported && wanted == DeviceKind::kAuto));
     if (!device.ok() && (wanted == DeviceKind::kCuda || !absent)) return std::move(device).error();
     if (!device.ok()) opened.why_host = device.error().message;
   }

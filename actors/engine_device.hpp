@@ -9,6 +9,7 @@
 #include <string>
 
 #include "gpu/device.hpp"
+#include "gpu/ranks/rank_peers.hpp"
 #include "model/loader.hpp"
 #include "runtime/executor.hpp"
 #include "runtime/tracer.hpp"
@@ -27,6 +28,7 @@ struct EngineDevice {
   gpu::DeviceOptions options;          // as the device was opened
   std::string why_host;                // why DeviceKind::kAuto took the host; empty otherwise
   std::unique_ptr<DeviceTrack> track;  // null: no tracing
+  std::unique_ptr<gpu::ranks::RankPeers> peers;  // null: no other nodes
   std::unique_ptr<gpu::Device> device;
   std::unique_ptr<runtime::Poller> poller;  // null unless the device needs polling
 };

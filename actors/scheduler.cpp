@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "actors/step_building.hpp"
 #include "actors/step_pace.hpp"
 #include "runtime/check.hpp"
 
@@ -395,28 +396,12 @@ class Scheduler {
     if (decision.sequences.empty()) return;
 
     PrepareStep message;
-    gpu::StepPlan& step = message.plan;
-    step.step = ++steps_planned_;
-    StepInFlight in_flight{.number = step.step};
+    message.plan.step = ++steps_planned_;
+    StepInFlight in_flight{.number = message.plan.step};
     for (const PlannedSequence& planned : decision.sequences) {
       Sequence& sequence = state_.at(planned.id);
-      if (!sequence.row_ready) step.row_inits.push_back(row_init(sequence));
+      add_to_step(sequence, planned, message.plan);
       sequence.row_ready = true;
-      step.sequences.push_back({.row = sequence.row,
-                                .first_position = planned.first_position,
-                                .token_count = planned.token_count,
-                                .token_offset = step.total_tokens(),
-                                .prompt_count = planned.prompt_count,
-                                .token_from_row = planned.token_from_row,
-                                .samples = planned.samples,
-                                .output_index = sequence.outputs(),
-                                .sparse = add_sparse(sequence, step)});
-      const auto first = sequence.tokens.begin() + planned.first_position;
-      if (planned.token_from_row) {
-        step.tokens.push_back(0);
-      } else {
-        step.tokens.insert(step.tokens.end(), first, first + planned.token_count);
-      }
       message.sequences.push_back(planned.id);
       message.leases.push_back(sequence.lease);
       const std::uint32_t end_position = planned.first_position + planned.token_count;
@@ -439,23 +424,6 @@ class Scheduler {
     in_flight_.push_back(std::move(in_flight));
     ++answers_due_;
     config_.block_manager.post(BlockManagerMessage{std::move(message)});
-  }
-
-  /// Its place in step.sparse; the block manager fills the rest in.
-  static std::uint32_t add_sparse(const Sequence& sequence, gpu::StepPlan& step) {
-    if (!sequence.sparsified()) return gpu::SequenceStep::kExact;
-    step.sparse.push_back({.params = sequence.sparse, .prompt_length = sequence.prompt_length});
-    return static_cast<std::uint32_t>(step.sparse.size() - 1);
-  }
-
-  [[nodiscard]] gpu::RowInit row_init(const Sequence& sequence) const {
-    gpu::RowInit init{.row = sequence.row, .params = sequence.params, .choice = sequence.choice};
-    if (sequence.params.has_penalties()) {
-      const auto prompt_end = sequence.tokens.begin() + sequence.prompt_length;
-      init.prompt_tokens.assign(sequence.tokens.begin(), prompt_end);
-      init.output_tokens.assign(prompt_end, sequence.tokens.end());
-    }
-    return init;
   }
 
   void publish_stats() {

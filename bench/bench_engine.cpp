@@ -155,6 +155,8 @@ EngineOptions parse_options(int argc, char** argv) {
     else if (name == "--device" && value == "host") options.device = DeviceKind::kHost;
     else if (name == "--load-format" && value == "dummy") options.load_format = model::LoadFormat::kDummy;
     else if (name == "--tensor-parallel-size") options.tensor_parallel_size = whole_number(name, value);
+    else if (name == "--nnodes") options.nodes.nodes = whole_number(name, value);
+    else if (name == "--master-port") options.nodes.master_port = static_cast<std::uint16_t>(whole_number(name, value));
     else if (name == "--max-model-len") options.max_model_len = whole_number(name, value);
     else if (name == "--trace") options.trace = value;
     else if (name == "--kv-cache-dtype" && value == "fp32") options.kv_cache_dtype = KvCacheDType::kF32;

@@ -20,5 +20,6 @@ using Run = std::function<int()>;
 [[nodiscard]] Run make_inspect(CLI::App& command);
 [[nodiscard]] Run make_bench(CLI::App& command);
 [[nodiscard]] Run make_tokenize(CLI::App& command);
+[[nodiscard]] Run make_worker(CLI::App& command);
 
 }  // namespace spillway::cli

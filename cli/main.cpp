@@ -86,6 +86,7 @@ int run(int argc, char** argv) {
   add("inspect", "what a model is made of and what memory it takes", &make_inspect);
   add("bench", "measure a server, or the engine alone", &make_bench);
   add("tokenize", "lines of stdin as token ids", &make_tokenize);
+  add("worker", "lend this host's GPUs to a model that another node serves", &make_worker);
 
   std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
   if (!words.empty() && words[0] == "serve") {
@@ -116,7 +117,7 @@ int run(int argc, char** argv) {
   for (const Entry& entry : entries) {
     if (entry.app->parsed()) return entry.run();
   }
-  return complain("which command? generate, chat, serve, inspect, bench or tokenize; see spillway --help",
+  return complain("which command? generate, chat, serve, inspect, bench, tokenize or worker; see spillway --help",
                   kWrongInput);
 }
 

@@ -42,6 +42,82 @@ void add_choice(CLI::App& command, const std::string& name, const std::string& h
             });
 }
 
+void add_engine_group(CLI::App& command, EngineOptions& options) {
+  const OptionGroup group(command, "Engine");
+  add_choice<std::optional<DeviceKind>>(command, "--device",
+                                        "what computes; auto: a CUDA GPU where there is one, else the host [auto]",
+                         options.device,
+                         {{"auto", DeviceKind::kAuto}, {"cuda", DeviceKind::kCuda}, {"host", DeviceKind::kHost}});
+  add_choice<model::LoadFormat>(command, "--load-format",
+                                "dummy: random weights of config.json's shape, on a GPU, to measure it [auto]",
+                                options.load_format,
+                                {{"auto", model::LoadFormat::kAuto}, {"dummy", model::LoadFormat::kDummy}});
+  add_value(command, "--gpu-memory-utilization", "X", "share of a GPU's memory to use [0.9]",
+            [&options](const std::string& text) -> Result<void> {
+              const Result<float> value = parse_real(text);
+              if (!value) return value.error();
+              if (!(*value > 0 && *value <= 1))
+                return Error{Errc::kInvalidArgument, "'" + text + "' is not above 0 and at most 1"};
+              options.gpu_memory_utilization = *value;
+              return {};
+            });
+  add_number(command, "--tensor-parallel-size", "GPUs that share the model; divides its heads [1]",
+             options.tensor_parallel_size, 1, 64);
+  add_number(command, "--max-num-seqs", "most sequences in one step [64, on a GPU 256]", options.max_num_seqs, 1, 65536);
+  add_number(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 2048]",
+            options.max_num_batched_tokens, 1, 1 << 20);
+  add_choice<KvCacheDType>(command, "--kv-cache-dtype",
+                           "type of the KV cache; auto: fp32 for fp32 weights, else 16 bits [auto]",
+                           options.kv_cache_dtype,
+                           {{"auto", KvCacheDType::kAuto},
+                            {"fp32", KvCacheDType::kF32},
+                            {"fp16", KvCacheDType::kF16},
+                            {"bf16", KvCacheDType::kBF16},
+                            {"q8_0", KvCacheDType::kQ8_0}});
+  add_value(command, "--kv-cache-memory-bytes", "SIZE",
+            "memory for keys and values, such as 512MiB or 2G [224MiB, or what one longest sequence needs; what a GPU has free]",
+            [&options](const std::string& text) -> Result<void> {
+              const Result<std::uint64_t> value = parse_bytes(text);
+              if (!value) return value.error();
+              if (*value == 0) return Error{Errc::kInvalidArgument, "'" + text + "' holds no token"};
+              options.kv_cache_memory_bytes = *value;
+              return {};
+            });
+  add_number(command, "--block-size", "tokens in a block of the KV cache [16]", options.block_size, 1, 4096);
+  add_number(command, "--max-model-len",
+            "longest prompt and answer together, tokens [as the model was trained]", options.max_model_len,
+            1);
+  command.add_flag_function(
+      "--enable-prefix-caching,!--no-enable-prefix-caching",
+      [&options](std::int64_t count) { options.enable_prefix_caching = count > 0; },
+      "share the KV of equal beginnings of prompts [on]");
+  add_number(command, "--async-submit", "steps under way at once; 1: plan a step when the last is done [2]",
+            options.async_submit, 1, 8);
+  add_value(command, "--max-itl-stretch", "X",
+            "longest step with a part of a prompt, in steps without; 0: no limit [0, for serve 1.4]",
+            [&options](const std::string& text) -> Result<void> {
+              const Result<float> value = parse_real(text);
+              if (!value) return value.error();
+              if (*value != 0 && !(*value > 1 && *value <= 1000))
+                return Error{Errc::kInvalidArgument, "'" + text + "' is not 0 or above 1"};
+              options.max_itl_stretch = *value;
+              return {};
+            });
+  add_number(command, "--threads", "threads that compute [one a core]", options.threads, 1, 1024);
+  add_choice<std::string>(command, "--cpu-target", "widest instructions to use, of those the CPU has [auto]",
+                          options.cpu_target,
+                          {{"auto", ""}, {"scalar", "scalar"}, {"avx2", "avx2"}, {"avx512", "avx512vnni"},
+                           {"avx512bf16", "avx512bf16"}, {"amx", "amx"}});
+  command.add_flag("--trace-kernels", options.trace_kernels, "with --trace, on a GPU: every kernel too (slower)");
+  add_value(command, "--trace", "FILE", "write what ran when as Chrome trace JSON (ui.perfetto.dev opens it)",
+            [&options](const std::string& text) -> Result<void> {
+              if (text.empty()) return Error{Errc::kInvalidArgument, "'' is not a file name"};
+              options.trace = text;
+              return {};
+            });
+  add_log_level(command);
+}
+
 }  // namespace
 
 CLI::Option* add_value(CLI::App& command, const std::string& name, const std::string& type,
@@ -123,79 +199,8 @@ void add_answer_options(CLI::App& command, SamplingFields& fields) {
 }
 
 void add_engine_options(CLI::App& command, EngineOptions& options) {
-  const OptionGroup group(command, "Engine");
-  add_choice<std::optional<DeviceKind>>(command, "--device",
-                                        "what computes; auto: a CUDA GPU where there is one, else the host [auto]",
-                         options.device,
-                         {{"auto", DeviceKind::kAuto}, {"cuda", DeviceKind::kCuda}, {"host", DeviceKind::kHost}});
-  add_choice<model::LoadFormat>(command, "--load-format",
-                                "dummy: random weights of config.json's shape, on a GPU, to measure it [auto]",
-                                options.load_format,
-                                {{"auto", model::LoadFormat::kAuto}, {"dummy", model::LoadFormat::kDummy}});
-  add_value(command, "--gpu-memory-utilization", "X", "share of a GPU's memory to use [0.9]",
-            [&options](const std::string& text) -> Result<void> {
-              const Result<float> value = parse_real(text);
-              if (!value) return value.error();
-              if (!(*value > 0 && *value <= 1))
-                return Error{Errc::kInvalidArgument, "'" + text + "' is not above 0 and at most 1"};
-              options.gpu_memory_utilization = *value;
-              return {};
-            });
-  add_number(command, "--tensor-parallel-size", "GPUs that share the model; divides its heads [1]",
-             options.tensor_parallel_size, 1, 64);
-  add_number(command, "--max-num-seqs", "most sequences in one step [64, on a GPU 256]", options.max_num_seqs, 1, 65536);
-  add_number(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 2048]",
-            options.max_num_batched_tokens, 1, 1 << 20);
-  add_choice<KvCacheDType>(command, "--kv-cache-dtype",
-                           "type of the KV cache; auto: fp32 for fp32 weights, else 16 bits [auto]",
-                           options.kv_cache_dtype,
-                           {{"auto", KvCacheDType::kAuto},
-                            {"fp32", KvCacheDType::kF32},
-                            {"fp16", KvCacheDType::kF16},
-                            {"bf16", KvCacheDType::kBF16},
-                            {"q8_0", KvCacheDType::kQ8_0}});
-  add_value(command, "--kv-cache-memory-bytes", "SIZE",
-            "memory for keys and values, such as 512MiB or 2G [224MiB, or what one longest sequence needs; what a GPU has free]",
-            [&options](const std::string& text) -> Result<void> {
-              const Result<std::uint64_t> value = parse_bytes(text);
-              if (!value) return value.error();
-              if (*value == 0) return Error{Errc::kInvalidArgument, "'" + text + "' holds no token"};
-              options.kv_cache_memory_bytes = *value;
-              return {};
-            });
-  add_number(command, "--block-size", "tokens in a block of the KV cache [16]", options.block_size, 1, 4096);
-  add_number(command, "--max-model-len",
-            "longest prompt and answer together, tokens [as the model was trained]", options.max_model_len,
-            1);
-  command.add_flag_function(
-      "--enable-prefix-caching,!--no-enable-prefix-caching",
-      [&options](std::int64_t count) { options.enable_prefix_caching = count > 0; },
-      "share the KV of equal beginnings of prompts [on]");
-  add_number(command, "--async-submit", "steps under way at once; 1: plan a step when the last is done [2]",
-            options.async_submit, 1, 8);
-  add_value(command, "--max-itl-stretch", "X",
-            "longest step with a part of a prompt, in steps without; 0: no limit [0, for serve 1.4]",
-            [&options](const std::string& text) -> Result<void> {
-              const Result<float> value = parse_real(text);
-              if (!value) return value.error();
-              if (*value != 0 && !(*value > 1 && *value <= 1000))
-                return Error{Errc::kInvalidArgument, "'" + text + "' is not 0 or above 1"};
-              options.max_itl_stretch = *value;
-              return {};
-            });
-  add_number(command, "--threads", "threads that compute [one a core]", options.threads, 1, 1024);
-  add_choice<std::string>(command, "--cpu-target", "widest instructions to use, of those the CPU has [auto]",
-                          options.cpu_target,
-                          {{"auto", ""}, {"scalar", "scalar"}, {"avx2", "avx2"}, {"avx512", "avx512vnni"},
-                           {"avx512bf16", "avx512bf16"}, {"amx", "amx"}});
-  command.add_flag("--trace-kernels", options.trace_kernels, "with --trace, on a GPU: every kernel too (slower)");
-  add_value(command, "--trace", "FILE", "write what ran when as Chrome trace JSON (ui.perfetto.dev opens it)",
-            [&options](const std::string& text) -> Result<void> {
-              if (text.empty()) return Error{Errc::kInvalidArgument, "'' is not a file name"};
-              options.trace = text;
-              return {};
-            });
-  add_log_level(command);
+  add_engine_group(command, options);
+  add_node_options(command, options.nodes);
 }
 
 void add_log_level(CLI::App& command) {

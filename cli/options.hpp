@@ -36,6 +36,9 @@ void add_sampling_options(CLI::App& command, SamplingFields& fields);
 /// --n and --logprobs, which a conversation has no use for.
 void add_answer_options(CLI::App& command, SamplingFields& fields);
 void add_engine_options(CLI::App& command, EngineOptions& options);
+/// Where node 0 is, for itself and for the others.
+void add_master_options(CLI::App& command, NodeOptions& nodes);
+void add_node_options(CLI::App& command, NodeOptions& nodes);
 
 /// The --sparse-kv-cache options.
 void add_sparse_options(CLI::App& command, EngineOptions& options);

@@ -55,8 +55,9 @@ void add_sparse_options(CLI::App& command, EngineOptions& options) {
            "what becomes of their memory: the next token's, nothing, given back by whole blocks, survivors "
            "copied together [spvllm]",
            params.strategy, &model::parse_sparse_strategy);
-  add_name(command, prefix + "granularity", "head|layer|token",
-           "who chooses: each KV head, the heads of a layer, or all layers together [head]",
+  add_name(command, prefix + "granularity", "auto|head|layer|token",
+           "who chooses: each KV head, the heads of a layer, or all layers together "
+           "[auto: head, with tova layer]",
            params.granularity, &model::parse_sparse_granularity);
   add_number(command, prefix + "sinks", "first tokens, always kept [4]", params.sinks, 0);
   add_number(command, prefix + "recent",

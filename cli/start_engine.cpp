@@ -20,6 +20,7 @@ Result<std::unique_ptr<Engine>> start_engine(EngineOptions options, bool keep_st
   options.on_weights = [bar](std::uint64_t done_bytes, std::uint64_t all_bytes) {
     bar->update(done_bytes, all_bytes, seconds_since_process_start());
   };
+  options.nodes.on_note = [](const std::string& text) { log_warning(text); };
   Result<std::unique_ptr<Engine>> engine = Engine::create(std::move(options));
   bar->clear();
   if (!engine) return engine;

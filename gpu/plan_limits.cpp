@@ -14,6 +14,8 @@ std::string wrong_with_slots(const StepPlan& plan, const SequenceStep& s, const 
   const SparseStep& sparse = plan.sparse[s.sparse];
   const std::uint64_t end = std::uint64_t{s.first_position} + s.token_count;
   if (!sparse.params.on()) return "its sparse step has no method";
+  if (sparse.params.granularity == model::SparseGranularity::kAuto)
+    return "its sparse step does not say who chooses";
   if (sparse.in_prompt(s.first_position)) {
     if (end > sparse.prompt_length) return "a step that begins in the prompt ends behind it";
     if (sparse.span != end || sparse.reuse) return "slots of the prompt are not its positions";

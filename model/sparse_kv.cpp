@@ -26,10 +26,11 @@ constexpr std::array<std::pair<std::string_view, SparseStrategy>, 4> kStrategies
      {"no-op", SparseStrategy::kNoOp},
      {"free-block", SparseStrategy::kFreeBlock},
      {"sparse-copy", SparseStrategy::kSparseCopy}}};
-constexpr std::array<std::pair<std::string_view, SparseGranularity>, 3> kGranularities = {
+constexpr std::array<std::pair<std::string_view, SparseGranularity>, 4> kGranularities = {
     {{"head", SparseGranularity::kHead},
      {"layer", SparseGranularity::kLayer},
-     {"token", SparseGranularity::kToken}}};
+     {"token", SparseGranularity::kToken},
+     {"auto", SparseGranularity::kAuto}}};
 
 template <class E>
 std::string_view name_in(Names<E> names, E value) {
@@ -71,6 +72,8 @@ Result<void> validate(const SparseKvParams& p) {
 
 Result<SparseKvParams> resolve(SparseKvParams p, std::uint32_t prompt_tokens) {
   if (!p.on()) return p;
+  if (p.granularity == SparseGranularity::kAuto)
+    p.granularity = p.method == SparseMethod::kTova ? SparseGranularity::kLayer : SparseGranularity::kHead;
   if (p.recent) p.recent = std::max<std::uint32_t>(1, *p.recent);  // the token just computed
   const bool sized = p.budget == 0;
   if (p.budget == 0 && p.budget_fraction > 0)

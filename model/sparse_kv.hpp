@@ -35,13 +35,14 @@ enum class SparseStrategy : std::uint8_t {
   kSparseCopy,  // survivors are copied into a new table whenever that saves a block
 };
 
-/// Who chooses: each KV head for itself, the heads of a layer together, or all layers together.
-enum class SparseGranularity : std::uint8_t { kHead, kLayer, kToken };
+/// Who chooses: each KV head for itself, the heads of a layer together, or all layers together. kAuto, until
+/// resolve(): what serves the method best, kLayer for tova (one query of one head says little), else kHead.
+enum class SparseGranularity : std::uint8_t { kHead, kLayer, kToken, kAuto };
 
 struct SparseKvParams {
   SparseMethod method = SparseMethod::kNone;
   SparseStrategy strategy = SparseStrategy::kSpvllm;
-  SparseGranularity granularity = SparseGranularity::kHead;
+  SparseGranularity granularity = SparseGranularity::kAuto;
   std::uint32_t budget = 0;             // tokens; 0: taken from budget_fraction
   double budget_fraction = 0;           // (0, 1): of the prompt's tokens
   std::uint32_t num_per_evict = 1;      // tokens evicted at a time
@@ -65,8 +66,8 @@ struct SparseKvParams {
 /// is none.
 [[nodiscard]] Result<void> validate(const SparseKvParams& params);
 
-/// The parameters of a request with a prompt of `prompt_tokens`: budget, recent and heavy are numbers that
-/// add up. Errors: kInvalidArgument when the quotas do not fit the budget.
+/// The parameters of a request with a prompt of `prompt_tokens`: the granularity is known; budget, recent and
+/// heavy are numbers that add up. Errors: kInvalidArgument when the quotas do not fit the budget.
 [[nodiscard]] Result<SparseKvParams> resolve(SparseKvParams params, std::uint32_t prompt_tokens);
 
 [[nodiscard]] std::string_view name_of(SparseMethod method) noexcept;

@@ -4,8 +4,10 @@
 #include <dlfcn.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <utility>
 
 #ifdef SPW_HAVE_NCCL
@@ -16,6 +18,8 @@ namespace spillway::gpu::cuda {
 
 #ifdef SPW_HAVE_NCCL
 namespace {
+
+constexpr std::chrono::seconds kAbortMax{5};
 
 struct Library {
   decltype(&ncclGetUniqueId) get_id = nullptr;
@@ -73,6 +77,8 @@ Error nccl_error(ncclResult_t code, const char* what) {
 struct Collective::State {
   ncclComm_t comm = nullptr;
   std::atomic<bool> aborted{false};
+  std::thread aborting;
+  const std::shared_ptr<std::atomic<bool>> abort_done = std::make_shared<std::atomic<bool>>(false);
   ncclResult_t failure = ncclSuccess;
   const char* failed_at = "";
 
@@ -80,6 +86,17 @@ struct Collective::State {
     if (code == ncclSuccess || failure != ncclSuccess) return;
     failure = code;
     failed_at = what;
+  }
+  /// Until NCCL is done with its abort, but not for ever: it may wait for what died with another rank.
+  void end_abort() {
+    const auto until = std::chrono::steady_clock::now() + kAbortMax;
+    while (!abort_done->load() && std::chrono::steady_clock::now() < until)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (abort_done->load()) {
+      aborting.join();
+    } else {
+      aborting.detach();
+    }
   }
 };
 
@@ -107,6 +124,7 @@ Collective::Collective(std::unique_ptr<State> state) : state_(std::move(state)) 
 
 Collective::~Collective() {
   if (!state_->aborted.exchange(true)) (void)library().destroy(state_->comm);
+  if (state_->aborting.joinable()) state_->end_abort();
 }
 
 void Collective::all_reduce(void* data, std::size_t count, Element element, cudaStream_t stream) {
@@ -120,7 +138,12 @@ void Collective::all_gather(const float* from, float* to, std::size_t count, cud
 }
 
 void Collective::abort() noexcept {
-  if (!state_->aborted.exchange(true)) (void)library().abort(state_->comm);
+  if (state_->aborted.exchange(true)) return;
+  // NCCL's kernels end at once; then it waits until no graph holds them any more, which is when the device goes.
+  state_->aborting = std::thread([comm = state_->comm, done = state_->abort_done] {
+    (void)library().abort(comm);
+    done->store(true);
+  });
 }
 
 Result<void> Collective::status() const {

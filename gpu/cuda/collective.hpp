@@ -7,17 +7,16 @@
 
 #include <cuda_runtime_api.h>
 
-#include <array>
 #include <cstddef>
 #include <memory>
 
 #include "gpu/cuda/element.hpp"
+#include "gpu/ranks/rank_group.hpp"
 #include "runtime/result.hpp"
 
 namespace spillway::gpu::cuda {
 
-/// What the ranks of one group find each other by; made by one of them and given to the others by any means.
-using GroupId = std::array<char, 128>;
+using ranks::GroupId;
 
 class Collective {
  public:
@@ -34,7 +33,8 @@ class Collective {
   /// to [ranks, count] = every rank's from [count], fp32.
   void all_gather(const float* from, float* to, std::size_t count, cudaStream_t stream);
 
-  /// Ends what hangs because another rank is gone. From any thread.
+  /// Ends what hangs because another rank is gone, and returns at once. From any thread. Graphs that hold operations of this
+  /// group go before it does.
   void abort() noexcept;
   [[nodiscard]] Result<void> status() const;
 

@@ -30,7 +30,7 @@ namespace {
 
 std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
 
-class CudaDevice final : public RankDevice {
+class CudaDevice final : public ranks::RankDevice {
  public:
   CudaDevice(const DeviceOptions& options, CudaOptions cuda, const Rank& rank)
       : options_(options), cuda_(std::move(cuda)), rank_(rank) {}
@@ -230,7 +230,7 @@ Result<void> CudaDevice::start(const CreateArgs& args) {
   rows_.resize(options_.max_num_seqs);
   if (Result<void> done = open(spec); !done) return done;
   if (rank_.group != nullptr) {
-    if (!rank_.group->meet()) return another_failed();
+    if (!rank_.group->meet()) return ranks::another_failed();
     Result<std::unique_ptr<Collective>> joined = Collective::join(rank_.group->id(), rank_.shard.rank, rank_.shard.size);
     if (!joined) return joined.error();
     collective_ = std::move(*joined);
@@ -248,14 +248,14 @@ Result<void> CudaDevice::start(const CreateArgs& args) {
   if (Result<void> done = make_pool(spec); !done) return done;
   limits_.num_blocks = info_.num_blocks;
   if (Result<void> done = make_slots(); !done) return done;
-  if (rank_.group != nullptr && !rank_.group->meet()) return another_failed();
+  if (rank_.group != nullptr && !rank_.group->meet()) return ranks::another_failed();
   if (Result<void> done = warm_up(); !done) return done;
   if (cuda_.trace_kernels && cuda_.on_span) {
     Result<std::unique_ptr<KernelTrace>> trace = KernelTrace::start();
     if (!trace) return trace.error();
     kernel_trace_ = std::move(*trace);
   }
-  if (rank_.group != nullptr && !rank_.group->meet()) return another_failed();
+  if (rank_.group != nullptr && !rank_.group->meet()) return ranks::another_failed();
   info_.name = std::string("cuda:") + std::to_string(cuda_.ordinal) + " (" + properties_.name + ", " +
                (element_ == Element::kBF16  ? "bf16"
                 : element_ == Element::kF16 ? "fp16"
@@ -461,20 +461,17 @@ bool CudaDevice::poll() noexcept {
 
 }  // namespace
 
-Result<std::unique_ptr<RankDevice>> create_rank_device(const CreateArgs& args, const Rank& rank) {
+Result<std::unique_ptr<ranks::RankDevice>> create_rank_device(const CreateArgs& args, const Rank& rank) {
   const DeviceOptions& options = *args.options;
   if (Result<void> good = check_options(args); !good) return good.error();
   auto device = std::make_unique<CudaDevice>(options, *args.cuda, rank);
-  if (Result<void> started = device->start(args); !started) {
-    if (rank.group != nullptr) rank.group->give_up();
-    return started.error();
-  }
-  return std::unique_ptr<RankDevice>(std::move(device));
+  if (Result<void> started = device->start(args); !started) return started.error();
+  return std::unique_ptr<ranks::RankDevice>(std::move(device));
 }
 
 Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args) {
   if (args.cuda->tensor_parallel_size > 1) return create_tensor_parallel_device(args);
-  Result<std::unique_ptr<RankDevice>> device = create_rank_device(args, {});
+  Result<std::unique_ptr<ranks::RankDevice>> device = create_rank_device(args, {});
   if (!device) return device.error();
   return std::unique_ptr<Device>(std::move(*device));
 }

@@ -15,22 +15,20 @@
 #include <memory>
 
 #include "gpu/cuda/cuda_options.hpp"
-#include "gpu/cuda/rank_group.hpp"
+#include "gpu/cuda/shard.hpp"
+#include "gpu/ranks/rank_device.hpp"
+#include "gpu/ranks/rank_group.hpp"
 
 namespace spillway::gpu::cuda {
 
-/// A device that is one rank of several, or all there is.
-class RankDevice : public Device {
- public:
-  /// Why submit or copy would refuse this now.
-  [[nodiscard]] virtual Result<void> admits(const StepPlan& plan) const = 0;
-  [[nodiscard]] virtual Result<void> admits(const CopyPlan& plan) const = 0;
-  /// Everything under way, and whatever comes, fails for this reason.
-  virtual void fail(const Error& why) = 0;
+/// A rank of a group; group null: a device of its own.
+struct Rank {
+  Shard shard;
+  ranks::RankGroup* group = nullptr;
 };
 
 /// Errors: as open_cuda_device; kCancelled when another rank of the group failed.
-[[nodiscard]] Result<std::unique_ptr<RankDevice>> create_rank_device(const CreateArgs& args, const Rank& rank);
+[[nodiscard]] Result<std::unique_ptr<ranks::RankDevice>> create_rank_device(const CreateArgs& args, const Rank& rank);
 
 /// One GPU, or several as the options say. Errors: see open_cuda_device.
 [[nodiscard]] Result<std::unique_ptr<Device>> create_cuda_device(const CreateArgs& args);

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "gpu/device.hpp"
+#include "gpu/ranks/rank_peers.hpp"
 #include "model/spec.hpp"
 #include "model/tensor.hpp"
 
@@ -18,6 +19,7 @@ namespace spillway::gpu::cuda {
 struct CudaOptions {
   int ordinal = 0;                     // of the devices the driver shows
   std::uint32_t tensor_parallel_size = 1;  // GPUs, from `ordinal` on, that share the model
+  ranks::RankPeers* peers = nullptr;       // nodes that have some of them; outlives the device; null: all are here
   double gpu_memory_utilization = 0.9;  // share of the card for weights, step and pool; used when
                                        // DeviceOptions::kv_cache_memory_bytes is 0
   bool dummy_weights = false;          // random weights of the spec's shape, made on the device

@@ -54,7 +54,7 @@ Result<std::unique_ptr<KvPool>> KvPool::create(const model::ModelSpec& spec, con
   const Result<std::size_t> bytes = room_for(wanted, pool->block_bytes_);
   if (!bytes) return bytes.error();
   std::uint64_t blocks = std::min<std::size_t>(*bytes / (pool->block_bytes_ + scratch), 0x7fffffff / options.block_size);
-  if (wanted.group != nullptr && !wanted.group->smallest(blocks)) return another_failed();
+  if (wanted.group != nullptr && !wanted.group->smallest(blocks)) return ranks::another_failed();
   pool->num_blocks_ = static_cast<std::uint32_t>(blocks);
   pool->num_host_blocks_ = static_cast<std::uint32_t>(options.host_pool_bytes / pool->block_bytes_);
   if (Result<void> done = pool->allocate(spec, wanted, kv_bytes, metadata_bytes); !done) return done.error();

@@ -11,7 +11,7 @@
 
 #include "gpu/cuda/block_copies.hpp"
 #include "gpu/cuda/forward.hpp"
-#include "gpu/cuda/rank_group.hpp"
+#include "gpu/ranks/rank_group.hpp"
 #include "gpu/cuda/sparse_memory.hpp"
 #include "gpu/device.hpp"
 #include "model/spec.hpp"
@@ -25,7 +25,7 @@ class KvPool {
     double gpu_memory_utilization = 0;  // share of the GPU's memory, where the options give no size
     Element element{};
     const StepLimits& limits;
-    RankGroup* group = nullptr;  // ranks whose pools have as many blocks
+    ranks::RankGroup* group = nullptr;  // ranks whose pools have as many blocks
     std::string used;            // what else takes memory, for the message
   };
   /// `spec` is this rank's. Errors: kOutOfMemory says what is taken and what to change; kCancelled: another rank failed.

@@ -276,6 +276,8 @@ void SparseSlots::evict(TeamMember& member, std::byte* pool) {
                         case SparseGranularity::kToken:
                           if (layer == 0) evict_together(sequence, pool, 0, units(), scratch);
                           return;
+                        case SparseGranularity::kAuto:
+                          return;  // refused with the plan
                       }
                     });
 }

@@ -44,6 +44,20 @@ TEST_CASE("sparse KV fields: what is absent or null is left to the engine") {
   CHECK(params.budget == 64);
 }
 
+TEST_CASE("sparse KV: who chooses is left to the method unless somebody says") {
+  const auto chosen = [](const char* fields) {
+    SparseKvParams params;
+    parsed(fields)->apply_to(params);
+    const Result<SparseKvParams> whole = resolve(params, 100);
+    REQUIRE(whole.ok());
+    return whole->granularity;
+  };
+  CHECK(chosen(R"({"method":"h2o","budget":64})") == SparseGranularity::kHead);
+  CHECK(chosen(R"({"method":"snapkv","budget":64,"granularity":"auto"})") == SparseGranularity::kHead);
+  CHECK(chosen(R"({"method":"tova","budget":64})") == SparseGranularity::kLayer);
+  CHECK(chosen(R"({"method":"tova","budget":64,"granularity":"head"})") == SparseGranularity::kHead);
+}
+
 TEST_CASE("sparse KV fields: a budget takes the old one's place, and its quotas with it") {
   SparseKvParams params{.method = SparseMethod::kH2o, .budget = 64, .recent = 30, .heavy = 30};
   parsed(R"({"budget":0.25})")->apply_to(params);

@@ -72,9 +72,9 @@ report "every source file carries its SPDX line" "$(without_spdx)"
 report "includes point downward only" "$(upward_includes)"
 report "mutexes, threads and atomics stay in runtime/ and where devices drive threads of their own" "$(product_lines \
   'std::(recursive_|shared_|timed_)?mutex|std::j?thread\b|std::atomic|std::condition_variable|#include <(mutex|shared_mutex|thread|atomic|condition_variable)>' \
-  runtime gpu/host gpu/cuda)"
+  runtime gpu/host gpu/cuda gpu/ranks)"
 report "only the executors, the programs and the real devices read a clock" "$(product_lines '_clock::now\(|clock_gettime\(|gettimeofday\(|\btime\((NULL|nullptr|0)\)' \
-  runtime gpu/host gpu/cuda cli examples)"
+  runtime gpu/host gpu/cuda gpu/ranks cli examples)"
 report "no file has more than 700 lines" "$(sources -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \
   -o -name '*.py' -o -name '*.sh' | xargs -r wc -l | awk '$2 != "total" && $1 > 700 { print $2 ": " $1 " lines" }')"
 report "no work is left as a note in the code" "$(sources -name '*' | grep -v style/ | xargs -r grep -n -I -w -E 'TODO|FIXME|XXX|HACK')"

@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// RankGroup: where the ranks of a tensor-parallel device meet while they start, so that one that fails takes the others
-// along instead of leaving them in a collective for ever. Shared by the ranks' threads; no rank uses it after its start.
+// RankGroup: where the ranks of a tensor-parallel device meet while they start, so that one that fails takes
+// the others along instead of leaving them in a collective for ever. Shared by the threads of this node's
+// ranks, the last of which to come meets the other nodes for all of them; no rank uses it after its start.
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
 
-#include "gpu/cuda/collective.hpp"
-#include "gpu/cuda/shard.hpp"
+#include "gpu/ranks/rank_peers.hpp"
 
-namespace spillway::gpu::cuda {
+namespace spillway::gpu::ranks {
+
+/// What the ranks find each other by.
+using GroupId = std::array<char, 128>;
 
 class RankGroup {
  public:
-  RankGroup(int size, const GroupId& id) : size_(size), id_(id) {}
+  /// `members`: ranks of this node; `peers`: null without other nodes.
+  RankGroup(std::uint32_t members, const GroupId& id, RankPeers* peers)
+      : members_(members), id_(id), peers_(peers) {}
 
   /// Waits until every rank has come here or one has given up; false in that case.
   [[nodiscard]] bool meet() {
@@ -25,10 +31,12 @@ class RankGroup {
   /// The same; `value` becomes the smallest of the ranks' values.
   [[nodiscard]] bool smallest(std::uint64_t& value) {
     std::unique_lock lock(mutex_);
+    if (failed_) return false;
     least_ = arrived_ == 0 ? value : (value < least_ ? value : least_);
     const std::uint64_t round = round_;
-    if (++arrived_ == size_) {
+    if (++arrived_ == members_) {
       arrived_ = 0;
+      if (peers_ != nullptr && !peers_->agree(least_)) failed_ = true;
       agreed_ = least_;
       ++round_;
       met_.notify_all();
@@ -37,20 +45,22 @@ class RankGroup {
     value = agreed_;
     return !failed_;
   }
-  void give_up() {
+  void give_up(const Error& why) {
     const std::lock_guard lock(mutex_);
+    if (failed_) return;
     failed_ = true;
+    if (peers_ != nullptr) peers_->give_up(why);
     met_.notify_all();
   }
   [[nodiscard]] const GroupId& id() const noexcept { return id_; }
-  [[nodiscard]] int size() const noexcept { return size_; }
 
  private:
-  const int size_;
+  const std::uint32_t members_;
   const GroupId id_;
+  RankPeers* const peers_;
   std::mutex mutex_;
   std::condition_variable met_;
-  int arrived_ = 0;
+  std::uint32_t arrived_ = 0;
   std::uint64_t round_ = 0, least_ = 0, agreed_ = 0;
   bool failed_ = false;
 };
@@ -58,10 +68,4 @@ class RankGroup {
 /// Of a rank whose others did not come along.
 [[nodiscard]] inline Error another_failed() { return {Errc::kCancelled, "another rank of the group failed"}; }
 
-/// A rank of a group; group null: a device of its own.
-struct Rank {
-  Shard shard;
-  RankGroup* group = nullptr;
-};
-
-}  // namespace spillway::gpu::cuda
+}  // namespace spillway::gpu::ranks
