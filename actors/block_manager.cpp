@@ -77,6 +77,7 @@ class BlockManager {
       granted.push_back(sequence);
     }
     plan.sequences = std::move(granted);
+    if (!reply.denied.empty()) close_ranks(plan);
     tables_.free_deferred();
     if (config_.count_slots) count_slots();
     reply.empty = plan.sequences.empty();
@@ -127,6 +128,17 @@ class BlockManager {
 
   [[nodiscard]] std::uint32_t blocks_needed(const gpu::SequenceStep& sequence) const {
     return (sequence.first_position + sequence.token_count + config_.block_size - 1) / config_.block_size;
+  }
+
+  /// Takes the tokens of sequences that are no longer there out of the plan.
+  static void close_ranks(gpu::StepPlan& plan) {
+    std::vector<model::TokenId> tokens;
+    for (gpu::SequenceStep& sequence : plan.sequences) {
+      const auto first = plan.tokens.begin() + sequence.token_offset;
+      sequence.token_offset = static_cast<std::uint32_t>(tokens.size());
+      tokens.insert(tokens.end(), first, first + sequence.token_count);
+    }
+    plan.tokens = std::move(tokens);
   }
 
   /// Fills in a sparsified sequence's blocks and slots; false when the pool has too few blocks.

@@ -8,7 +8,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -16,6 +15,9 @@
 #include <string_view>
 #include <vector>
 
+#include "bench/cuda/card.hpp"
+#include "bench/cuda/shapes.hpp"
+#include "bench/cuda/step_runner.hpp"
 #include "gpu/cuda/open_device.hpp"
 
 namespace spillway::bench {
@@ -23,31 +25,7 @@ namespace {
 
 using namespace gpu;
 
-constexpr std::uint32_t kBlock = 16;
 constexpr int kRounds = 6, kStepsARound = 24, kWarm = 4;
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values.empty() ? 0 : values[values.size() / 2];
-}
-
-model::ModelSpec llama_7b(int layers) {
-  model::ModelSpec spec;
-  spec.architecture = "llama";
-  spec.name = "llama-7b";
-  spec.vocab_size = 32000;
-  spec.hidden_size = spec.embedding_size = 4096;
-  spec.intermediate_size = 11008;
-  spec.num_layers = layers;
-  spec.num_heads = spec.num_kv_heads = 32;
-  spec.head_dim = 128;
-  spec.max_position = 8192;
-  spec.attention_scale = 1.0f / std::sqrt(128.0f);
-  spec.rope.rotary_dim = 128;
-  for (int i = 0; i < 64; ++i)
-    spec.rope.inv_freq.push_back(std::pow(10000.0f, -static_cast<float>(i) / 64.0f));
-  return spec;
-}
 
 struct Variant {
   const char* name;
@@ -60,9 +38,7 @@ struct Variant {
 class Load {
  public:
   Load(Device& device, std::uint32_t sequences, std::uint32_t context)
-      : device_(device), sequences_(sequences), context_(context) {
-    device_.set_sink(&sink_);
-  }
+      : runner_(device, 32000, context), sequences_(sequences), context_(context) {}
 
   /// One step of every sequence, at `position`; device time in ms.
   double decode(const Variant& variant, std::uint32_t position) {
@@ -79,7 +55,7 @@ class Load {
       plan.sequences.back().sparse = static_cast<std::uint32_t>(plan.sparse.size());
       plan.sparse.push_back(step);
     }
-    return run(std::move(plan));
+    return runner_.run(std::move(plan));
   }
   /// Prompts that fill the context, in fours; the time of the last four.
   double fill(const Variant& variant) {
@@ -96,19 +72,12 @@ class Load {
         plan.sequences.back().sparse = static_cast<std::uint32_t>(plan.sparse.size());
         plan.sparse.push_back(step);
       }
-      ms = run(std::move(plan));
+      ms = runner_.run(std::move(plan));
     }
     return ms;
   }
 
  private:
-  struct Sink final : CompletionSink {
-    explicit Sink(Ticket& done) : done(done) {}
-    void on_step_complete(Ticket ticket) noexcept override { done = ticket; }
-    void on_copy_complete(Ticket) noexcept override {}
-    Ticket& done;
-  };
-
   [[nodiscard]] SparseStep sparse(const Variant& variant) const {
     SparseStep step;
     step.params.method = variant.method;
@@ -119,49 +88,16 @@ class Load {
     step.prompt_length = context_;
     return step;
   }
+  /// A sparsified sequence stays in the blocks of its context, whatever its position.
   void add(StepPlan& plan, std::uint32_t index, std::uint32_t first, std::uint32_t tokens, bool from_row) {
-    SequenceStep s;
-    s.row = RowId{index};
-    s.first_position = first;
-    s.token_count = tokens;
-    s.token_offset = static_cast<std::uint32_t>(plan.tokens.size());
-    s.block_offset = static_cast<std::uint32_t>(plan.block_table.size());
+    runner_.add(plan, index, first, tokens, true, from_row);
+    SequenceStep& s = plan.sequences.back();
     s.block_count = context_ / kBlock;
-    s.token_from_row = from_row;
-    s.samples = true;
-    for (std::uint32_t i = 0; i < tokens; ++i)
-      plan.tokens.push_back(static_cast<model::TokenId>((index * 7919 + (first + i) * 104729) % 32000));
-    const std::uint32_t blocks = device_.info().num_blocks;
-    for (std::uint32_t b = 0; b < s.block_count; ++b)
-      plan.block_table.push_back(
-          BlockId{static_cast<std::uint32_t>(std::uint64_t{index * s.block_count + b} * 7919 % blocks)});
-    if (first == 0) {
-      RowInit init;
-      init.row = s.row;
-      init.params.temperature = 0;
-      plan.row_inits.push_back(std::move(init));
-    }
-    plan.sequences.push_back(s);
-  }
-  double run(StepPlan plan) {
-    plan.step = ++step_;
-    const Result<Ticket> ticket = device_.submit(std::move(plan));
-    if (!ticket) fail(ticket.error().message);
-    while (done_ < *ticket) (void)device_.poll();
-    const StepResult result = device_.take(*ticket);
-    if (result.failed) fail(result.message);
-    return static_cast<double>(result.device_ns) * 1e-6;
-  }
-  [[noreturn]] static void fail(const std::string& message) {
-    std::fprintf(stderr, "%s\n", message.c_str());
-    std::exit(1);
+    plan.block_table.resize(s.block_offset + s.block_count);
   }
 
-  Device& device_;
+  StepRunner runner_;
   std::uint32_t sequences_, context_;
-  std::uint64_t step_ = 0;
-  Ticket done_ = 0;
-  Sink sink_{done_};
 };
 
 std::unique_ptr<Device> open(const model::ModelSpec& spec, std::uint32_t sequences, std::uint32_t context,
@@ -205,7 +141,8 @@ int run(int argc, char** argv) {
   int gpus = 0;
   if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0)
     return std::fprintf(stderr, "bench_cuda_sparse: no GPU here, nothing measured\n"), 0;
-  const model::ModelSpec spec = llama_7b(layers);
+  model::ModelSpec spec = shape_of("llama-7b");
+  spec.num_layers = layers;
   // Before and after, so that a card that becomes slower shows.
   const Variant exact{"none"};
   const auto closed = [&] {

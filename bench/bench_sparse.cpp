@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/sparse/llama_shape.hpp"
 #include "bench/sparse/option_reader.hpp"
 #include "bench/sparse/random_opt.hpp"
 #include "bench/sparse/result_line.hpp"
@@ -23,15 +24,17 @@ namespace json = boost::json;
 namespace load = net::load;
 
 constexpr const char* kUsage =
-    "usage: bench_sparse [--model PATH|opt-125m] [--device host|cuda|sim] [--dataset "
+    "usage: bench_sparse [--model PATH|opt-125m|llama-7b] [--device host|cuda|sim] [--dataset "
     "sharegpt|sharegpt-8k|...]\n"
     "  [--num-prompts N] [--methods LIST] [--strategies LIST] [--granularities LIST] [--budgets LIST]\n"
+    "  [--skip LIST of STRATEGY@BUDGET]\n"
     "  [--kv-cache-memory-mib N] [--max-num-seqs N] [--max-num-batched-tokens N] [--block-size N]\n"
     "  [--max-concurrency N (0: all requests at once)] [--max-itl-stretch X] [--threads N] [--seed N]\n"
     "  [--length-share X] [--iterations FILE]\n"
     "  device sim: [--step-us N] [--prompt-token-us N] [--sequence-us N] [--kv-token-ns N], what a step\n"
     "  takes, and each prompt token, decoding sequence and slot attended to adds\n"
-    "opt-125m: that shape with random weights, written to build/models/. LIST: words between commas.\n";
+    "opt-125m: that shape with random weights, written to build/models/; llama-7b: random weights too, made\n"
+    "on the GPU. LIST: words between commas.\n";
 
 struct Options {
   EngineOptions engine;
@@ -40,6 +43,7 @@ struct Options {
                   .granularities = {"head"},
                   .strategies = {"spvllm", "free-block", "sparse-copy", "no-op"}};
   std::vector<std::uint32_t> budgets = {256, 512, 1024};
+  std::vector<std::string> skipped;  // strategy@budget
   std::uint32_t concurrency = 0, prompts = 128, kv_mib = 64, step_us = 10000, prompt_token_us = 0,
                 sequence_us = 0, kv_token_ns = 0;
   std::uint64_t seed = 1;
@@ -56,6 +60,7 @@ void add_options(OptionReader& reader, Options& options) {
   reader.add("--num-prompts", options.prompts);
   reader.add("--max-concurrency", options.concurrency);
   reader.add("--budgets", options.budgets);
+  reader.add("--skip", options.skipped);
   reader.add("--kv-cache-memory-mib", options.kv_mib);
   reader.add("--max-num-seqs", options.engine.max_num_seqs);
   reader.add("--max-num-batched-tokens", options.engine.max_num_batched_tokens);
@@ -77,7 +82,8 @@ std::vector<model::SparseKvParams> configurations(const Options& options, const 
   for (const std::uint32_t budget : options.budgets) {
     for (model::SparseKvParams params : options.grid.all(reader)) {
       params.budget = budget;
-      all.push_back(params);
+      const std::string name = std::string(model::name_of(params.strategy)) + "@" + std::to_string(budget);
+      if (std::ranges::find(options.skipped, name) == options.skipped.end()) all.push_back(params);
     }
   }
   return all;
@@ -147,6 +153,11 @@ ServingSetup setup_of(const Options& options, const OptionReader& reader) {
   if (options.model == "opt-125m") {
     setup.engine.model = "build/models/opt-125m-random";
     if (Result<void> written = write_random_opt(setup.engine.model, 1); !written)
+      reader.refuse(written.error().message);
+  } else if (options.model == "llama-7b") {
+    setup.engine.model = "build/models/llama-7b-shape";
+    setup.engine.load_format = model::LoadFormat::kDummy;
+    if (Result<void> written = write_llama_7b_shape(setup.engine.model); !written)
       reader.refuse(written.error().message);
   }
   if (options.device == "sim") {

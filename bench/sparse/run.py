@@ -23,7 +23,7 @@ import paper
 import plots
 
 SERVING = ["method", "strategy", "granularity", "budget", "frag_p99", "frag_mean", "req_per_s", "tok_per_s", "ttft_p50_ms", "tpot_p50_ms",
-           "itl_p99_ms", "preemptions", "slots_reused", "blocks_copied", "bound_ratio"]
+           "itl_p99_ms", "preemptions", "slots_reused", "blocks_copied", "speed_up", "bound", "bound_ratio"]
 QUALITY = ["method", "granularity", "percent", "budget", "perplexity", "agreement"]
 NEEDLE = ["method", "granularity", "percent", "budget", "found", "trials"]
 

@@ -12,11 +12,15 @@
 namespace spillway::gpu::cuda {
 namespace {
 
-constexpr int kWarps = 4;
 constexpr int kVector = 8;  // elements of a 16-byte load
 
 __host__ __device__ constexpr int lanes_for(int head_dim) {
   return head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32;
+}
+
+/// Of a kernel on a multiprocessor at a time.
+__host__ __device__ constexpr int blocks_wanted(int group, int head_dim, bool sparse) {
+  return group == 4 ? 4 : sparse && group == 1 && head_dim <= 128 ? 6 : 1;
 }
 
 template <class T>
@@ -29,11 +33,9 @@ __device__ __forceinline__ void unpack(const Packed& x, float (&out)[kVector]) {
 /// One block an item and KV head. A group of kLanes lanes takes a key; every group keeps a softmax of its own
 /// over its keys, merged at the end through shared memory. Scores are in units of log2.
 template <class T, int kHeadDim, int kGroup, class Params>
-__global__ void __launch_bounds__(kWarps * 32, kGroup == 4                                           ? 4
-                                               : kIsSparse<Params> && kGroup == 1 && kHeadDim <= 128 ? 6
-                                                                                                     : 1)
+__global__ void __launch_bounds__(kDecodeWarps * 32, blocks_wanted(kGroup, kHeadDim, kIsSparse<Params>))
     decode_attention(const Params p) {
-  constexpr int kLanes = lanes_for(kHeadDim), kKeysAWarp = 32 / kLanes, kGroups = kWarps * kKeysAWarp;
+  constexpr int kLanes = lanes_for(kHeadDim), kKeysAWarp = 32 / kLanes, kGroups = kDecodeWarps * kKeysAWarp;
   constexpr int kInFlight = 4;  // keys a lane group has under way; more cost registers, and blocks with them
   constexpr int kStep = kGroups * kInFlight;
   let_next_start();
@@ -56,7 +58,7 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4                      
     values[u] = load_stream(at + to_value);
   };
   const int newest = item.end - 1;  // the step's own token, where the item is its sequence's last
-  using Tile = SparseTile<kGroup, kWarps * 32>;
+  using Tile = SparseTile<kGroup, kDecodeWarps * 32>;
   [[maybe_unused]] Tile* tile = nullptr;
   if constexpr (kIsSparse<Params>) {  // that one may be anywhere
     __shared__ Tile shared_tile;
@@ -148,20 +150,13 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4                      
     }
     base += kStep;
     if (base >= item.end) break;
-    if constexpr (kIsSparse<Params>) {
-      if ((base - item.begin) % Tile::kKeys == 0) {
-        tile->flush(p, item, kv_head, base - Tile::kKeys);
-        __syncthreads();  // the bits were read
-        tile->load(p, item, kv_head, base);
-      }
-    }
+    if constexpr (kIsSparse<Params>) tile->advance(p, item, kv_head, base);
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u)
       load(u, min(base + u * kGroups + group, newest));  // what is over is masked
   }
 
-  if constexpr (kIsSparse<Params>)
-    tile->flush(p, item, kv_head, item.begin + (item.end - 1 - item.begin) / Tile::kKeys * Tile::kKeys);
+  if constexpr (kIsSparse<Params>) tile->flush_last(p, item, kv_head);
 
   // Merge the groups: weights 2^(own maximum - the largest).
   __shared__ float shared_max[kGroups][kGroup], shared_total[kGroups][kGroup];
@@ -174,7 +169,7 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4                      
     }
   }
   __syncthreads();
-  const bool whole = item.item_count == 1;
+  [[maybe_unused]] const bool whole = item.item_count == 1;
   for (int g = 0; g < kGroup; ++g) {
     if (g >= queries) break;
     float largest = -INFINITY, all = 0;
@@ -189,7 +184,7 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4                      
       for (int i = 0; i < kVector; ++i) shared_sum[group][dim + i] = sum[h][i] * weight;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < kHeadDim; i += kWarps * 32) {
+    for (int i = threadIdx.x; i < kHeadDim; i += kDecodeWarps * 32) {
       float value = 0;
       for (int from = 0; from < kGroups; ++from) value += shared_sum[from][i];
       value = kIsSparse<Params> && all == 0 ? 0.0f : value / all;
@@ -201,9 +196,7 @@ __global__ void __launch_bounds__(kWarps * 32, kGroup == 4                      
     }
     __syncthreads();
   }
-  [[maybe_unused]] const bool last = whole || merge_items<T, kHeadDim>(p, item, kv_head);
-  if constexpr (kIsSparse<Params>)
-    if (last) tile->finish(p, item, kv_head);
+  finish_item<T, kHeadDim>(p, item, kv_head, tile);
 }
 
 template <class T, int kHeadDim, class Params>
@@ -211,11 +204,11 @@ void launch_for_group(const Params& p, cudaStream_t stream) {
   const dim3 grid(p.kv_heads, p.max_items);
   const int queries = p.heads / p.kv_heads;
   if (queries == 1) {
-    launch_overlapped(decode_attention<T, kHeadDim, 1, Params>, grid, kWarps * 32, 0, p, stream);
+    launch_overlapped(decode_attention<T, kHeadDim, 1, Params>, grid, kDecodeWarps * 32, 0, p, stream);
   } else if (queries <= 4) {
-    launch_overlapped(decode_attention<T, kHeadDim, 4, Params>, grid, kWarps * 32, 0, p, stream);
+    launch_overlapped(decode_attention<T, kHeadDim, 4, Params>, grid, kDecodeWarps * 32, 0, p, stream);
   } else {
-    launch_overlapped(decode_attention<T, kHeadDim, 8, Params>, grid, kWarps * 32, 0, p, stream);
+    launch_overlapped(decode_attention<T, kHeadDim, 8, Params>, grid, kDecodeWarps * 32, 0, p, stream);
   }
 }
 

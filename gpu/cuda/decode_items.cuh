@@ -12,6 +12,8 @@
 
 namespace spillway::gpu::cuda {
 
+inline constexpr int kDecodeWarps = 4;  // of a block
+
 /// Whether there is an item for this block. One that has nothing to do makes room at once, so that the next kernel's blocks may
 /// start; the first waits, so that this kernel does not end before those in front of it.
 __device__ __forceinline__ bool has_item(const AttentionParams& p) {

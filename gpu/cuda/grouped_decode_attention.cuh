@@ -16,9 +16,8 @@
 namespace spillway::gpu::cuda {
 namespace {
 
-constexpr int kWarps = 4;
 constexpr int kWarpKeys = 16;
-constexpr int kRound = kWarps * kWarpKeys;
+constexpr int kRound = kDecodeWarps * kWarpKeys;
 constexpr int kQueries = 8;
 
 /// The same element of two vectors, the first one low.
@@ -36,7 +35,7 @@ __device__ __forceinline__ unsigned pack(float low, float high, __half*) {
 
 /// One block an item and KV head.
 template <class T, int kHeadDim, class Params>
-__global__ void __launch_bounds__(kWarps * 32, 3) grouped_decode_attention(const Params p) {
+__global__ void __launch_bounds__(kDecodeWarps * 32, 3) grouped_decode_attention(const Params p) {
   constexpr int kSteps = kHeadDim / 32, kSets = kHeadDim / 64;
   let_next_start();
   if (!has_item(p)) return;
@@ -67,7 +66,7 @@ __global__ void __launch_bounds__(kWarps * 32, 3) grouped_decode_attention(const
   };
 
   // Keys and values of all tokens but the step's own were there before the kernel in front.
-  using Tile = SparseTile<kQueries, kWarps * 32>;
+  using Tile = SparseTile<kQueries, kDecodeWarps * 32>;
   [[maybe_unused]] Tile* tile = nullptr;
   if constexpr (kIsSparse<Params>) {  // that one may be anywhere
     __shared__ Tile shared_tile;
@@ -160,22 +159,15 @@ __global__ void __launch_bounds__(kWarps * 32, 3) grouped_decode_attention(const
     }
     base += kRound;
     if (base >= item.end) break;
-    if constexpr (kIsSparse<Params>) {
-      if ((base - item.begin) % Tile::kKeys == 0) {
-        tile->flush(p, item, kv_head, base - Tile::kKeys);
-        __syncthreads();  // the bits were read
-        tile->load(p, item, kv_head, base);
-      }
-    }
+    if constexpr (kIsSparse<Params>) tile->advance(p, item, kv_head, base);
     load_round(base, newest);
   }
 
-  if constexpr (kIsSparse<Params>)
-    tile->flush(p, item, kv_head, item.begin + (item.end - 1 - item.begin) / Tile::kKeys * Tile::kKeys);
+  if constexpr (kIsSparse<Params>) tile->flush_last(p, item, kv_head);
 
   // Merge the warps. Column n of product j is dimension 8 n + j of its 64.
-  __shared__ float shared_max[kWarps][kQueries], shared_total[kWarps][kQueries];
-  __shared__ __align__(16) float shared_sum[kWarps][kQueries][kHeadDim];
+  __shared__ float shared_max[kDecodeWarps][kQueries], shared_total[kDecodeWarps][kQueries];
+  __shared__ __align__(16) float shared_sum[kDecodeWarps][kQueries][kHeadDim];
   total += __shfl_xor_sync(0xffffffffu, total, 1);
   total += __shfl_xor_sync(0xffffffffu, total, 2);
   if (part == 0) {
@@ -192,15 +184,15 @@ __global__ void __launch_bounds__(kWarps * 32, 3) grouped_decode_attention(const
     }
   }
   __syncthreads();
-  const bool whole = item.item_count == 1;
-  for (int i = threadIdx.x; i < queries * kHeadDim; i += kWarps * 32) {
+  [[maybe_unused]] const bool whole = item.item_count == 1;
+  for (int i = threadIdx.x; i < queries * kHeadDim; i += kDecodeWarps * 32) {
     const int of = i / kHeadDim, dim = i % kHeadDim;
     float largest = -INFINITY, all = 0, value = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared_max[w][of]);
+    for (int w = 0; w < kDecodeWarps; ++w) largest = fmaxf(largest, shared_max[w][of]);
     if (kIsSparse<Params> && largest == -INFINITY) largest = 0;  // every slot is a hole
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
+    for (int w = 0; w < kDecodeWarps; ++w) {
       const float share = power_of_two(shared_max[w][of] - largest);
       all += share * shared_total[w][of];
       value += share * shared_sum[w][of][dim];
@@ -212,15 +204,13 @@ __global__ void __launch_bounds__(kWarps * 32, 3) grouped_decode_attention(const
     if constexpr (kIsSparse<Params>)
       if (whole && dim == 0) tile->lse[of] = lse;
   }
-  [[maybe_unused]] const bool last = whole || merge_items<T, kHeadDim>(p, item, kv_head);
-  if constexpr (kIsSparse<Params>)
-    if (last) tile->finish(p, item, kv_head);
+  finish_item<T, kHeadDim>(p, item, kv_head, tile);
 }
 
 template <class Params>
 void launch_grouped(const Params& p, cudaStream_t stream) {
   const dim3 grid(p.kv_heads, p.max_items);
-  const auto launch = [&](auto kernel) { launch_overlapped(kernel, grid, kWarps * 32, 0, p, stream); };
+  const auto launch = [&](auto kernel) { launch_overlapped(kernel, grid, kDecodeWarps * 32, 0, p, stream); };
   if (p.element == Element::kBF16) {
     launch(p.head_dim == 64 ? grouped_decode_attention<__nv_bfloat16, 64, Params>
                             : grouped_decode_attention<__nv_bfloat16, 128, Params>);

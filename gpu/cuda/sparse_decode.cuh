@@ -4,6 +4,7 @@
 // What the decode attention kernels do beside for a sparsified sequence. Without one they compile to what
 // they were: the kernel's parameters say which.
 
+#include "gpu/cuda/decode_items.cuh"
 #include "gpu/cuda/sparse_finish.cuh"
 
 namespace spillway::gpu::cuda {
@@ -92,6 +93,18 @@ struct SparseTile {
     __syncthreads();
   }
 
+  /// Before the loop goes on at `base`: the next tile, where this one is through.
+  __device__ void advance(const SparseAttentionParams& p, const DecodeItem& item, int kv_head, int base) {
+    if ((base - item.begin) % kKeys != 0) return;
+    flush(p, item, kv_head, base - kKeys);
+    __syncthreads();  // the bits were read
+    load(p, item, kv_head, base);
+  }
+  /// After the loop.
+  __device__ void flush_last(const SparseAttentionParams& p, const DecodeItem& item, int kv_head) {
+    flush(p, item, kv_head, item.begin + (item.end - 1 - item.begin) / kKeys * kKeys);
+  }
+
   /// At the end of the block that finished the sequence's attention in this unit. `lse` is filled for an item
   /// that is the whole; else it is made of the items'.
   __device__ void finish(const SparseAttentionParams& p, const DecodeItem& item, int kv_head) {
@@ -125,5 +138,14 @@ struct SparseTile {
     finish_unit<kThreads>(p.slots, s, unit, queries, at, read, lse);
   }
 };
+
+/// After an item's result was put: merges its sequence's items, and with the last of them finishes the unit.
+template <class T, int kHeadDim, class Params, class Tile>
+__device__ __forceinline__ void finish_item(const Params& p, const DecodeItem& item, int kv_head,
+                                            Tile* tile) {
+  [[maybe_unused]] const bool last = item.item_count == 1 || merge_items<T, kHeadDim>(p, item, kv_head);
+  if constexpr (kIsSparse<Params>)
+    if (last) tile->finish(p, item, kv_head);
+}
 
 }  // namespace spillway::gpu::cuda

@@ -48,6 +48,7 @@ std::string SimDevice::wrong_with(const StepPlan& plan) const {
            std::to_string(options_.max_num_batched_tokens);
   }
   std::vector<bool> used(rows_.size());
+  std::uint32_t next_token = 0;
   for (const SequenceStep& sequence : plan.sequences) {
     const auto row = static_cast<std::uint32_t>(sequence.row);
     if (row >= rows_.size()) return "row " + std::to_string(row) + " does not exist";
@@ -60,10 +61,13 @@ std::string SimDevice::wrong_with(const StepPlan& plan) const {
     const std::uint64_t slots = sequence.sparsified() ? plan.sparse[sequence.sparse].span : end;
     if (std::uint64_t{sequence.block_count} * options_.block_size < slots)
       return "a block table is too short";
-    if (sequence.token_offset + sequence.token_count > plan.tokens.size()) return "tokens are missing";
+    if (sequence.token_offset != next_token) return "a sequence's tokens do not follow those before them";
+    next_token += sequence.token_count;
+    if (next_token > plan.tokens.size()) return "tokens are missing";
     if (sequence.block_offset + sequence.block_count > plan.block_table.size())
       return "block table entries are missing";
   }
+  if (next_token != plan.tokens.size()) return "there are tokens of no sequence";
   for (const BlockId block : plan.block_table) {
     if (static_cast<std::uint32_t>(block) >= info_.num_blocks) return "a block is outside the pool";
   }

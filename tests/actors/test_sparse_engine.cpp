@@ -118,6 +118,23 @@ TEST_CASE("sparse engine: a preempted answer is computed again with the same tok
   }
 }
 
+TEST_CASE("sparse engine: sequences that get no blocks leave the rest of their step as it was") {
+  const auto path = kModels / "llama-gqa";
+  const SparseKvParams params =
+      params_of(SparseMethod::kH2o, SparseGranularity::kHead, SparseStrategy::kSparseCopy);
+  const Tokens expected = alone(path, params);
+  auto engine = make_sparse(path, [&](EngineOptions& o) {
+    Result<model::Model> model = model::Model::load(path);
+    o.block_size = 8;
+    o.kv_cache_memory_bytes = (kv_bytes_per_token(model->spec(), gpu::KvDType::kF32) + 64) * 260;
+  });
+  const std::vector<Completion> done =
+      engine->complete(std::vector<GenerationRequest>(24, sparse(*engine, params)));
+  for (const Completion& completion : done) CHECK(tokens_of(completion) == expected);
+  CHECK(engine->stats().block_manager.denials > 0);
+  CHECK(engine->stats().scheduler.failed_steps == 0);
+}
+
 TEST_CASE("sparse engine: a budget that nothing exceeds gives the exact answer") {
   auto engine = make_sparse(kModels / "llama-gqa");
   SparseKvParams params = params_of(SparseMethod::kH2o, SparseGranularity::kHead);
