@@ -53,7 +53,7 @@ void StepPace::measured(std::uint32_t decodes, std::uint32_t prompt_tokens, std:
   if (prompt_tokens == 0) {
     if (decodes == 0) return;
     DecodeTime& alone = decode_time(decodes);
-    const double believed = alone.ns == 0 ? ns : std::clamp(ns, alone.ns / kJump, alone.ns * kJump);
+    const double believed = std::clamp(ns, alone.ns / kJump, alone.ns * kJump);
     alone.ns = alone.ns == 0 ? ns : (1 - kNew) * alone.ns + kNew * believed;
     alone.age = 0;
     return;

@@ -8,8 +8,7 @@
 
 #include <vector>
 
-#include "gpu/cuda/element.hpp"
-#include "model/spec.hpp"
+#include "gpu/cuda/product.hpp"
 
 namespace spillway::gpu::cuda {
 
@@ -22,18 +21,7 @@ struct BatchCut {
   int splits = 1;  // up to 4: blocks of a cluster that share a tile's columns; their sums are added in order
 };
 
-/// y [tokens, rows] = x [tokens, cols] * w^T + bias. Gated: w holds `rows` gate rows, then `rows` up rows,
-/// and y = act(gate) * up, both rounded to the element type as if written in between.
-struct BatchParams {
-  Element element{};
-  const void* weight = nullptr;  // [rows or 2 * rows, cols]
-  const void* bias = nullptr;    // as weight's rows; null: none
-  const void* x = nullptr;
-  void* y = nullptr;
-  int rows = 0, cols = 0, tokens = 0;
-  bool wide = false;  // y is fp32
-  bool gated = false;
-  model::Activation activation{};
+struct BatchParams : Product {
   BatchCut cut;
 };
 

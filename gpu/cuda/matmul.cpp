@@ -177,32 +177,19 @@ bool Matmul::multiply_own(const Choice& choice, const DeviceMatrix& w, const voi
                      stream);
     return true;
   }
-  if (choice.kernel == Choice::Kernel::kBatch)
-    return launch_batch({.element = element_,
-                         .weight = w.weight,
-                         .bias = w.bias,
-                         .x = x,
-                         .y = y,
-                         .rows = gated ? w.rows / 2 : w.rows,
-                         .cols = w.cols,
-                         .tokens = tokens,
-                         .wide = wide,
-                         .gated = gated,
-                         .activation = activation,
-                         .cut = choice.cut},
-                        stream);
-  launch_skinny({.element = element_,
-                 .weight = w.weight,
-                 .bias = w.bias,
-                 .x = x,
-                 .y = y,
-                 .rows = gated ? w.rows / 2 : w.rows,
-                 .cols = w.cols,
-                 .tokens = tokens,
-                 .wide = wide,
-                 .gated = gated,
-                 .activation = activation},
-                stream);
+  const Product product{.element = element_,
+                        .weight = w.weight,
+                        .bias = w.bias,
+                        .x = x,
+                        .y = y,
+                        .rows = gated ? w.rows / 2 : w.rows,
+                        .cols = w.cols,
+                        .tokens = tokens,
+                        .wide = wide,
+                        .gated = gated,
+                        .activation = activation};
+  if (choice.kernel == Choice::Kernel::kBatch) return launch_batch({product, choice.cut}, stream);
+  launch_skinny(product, stream);
   return true;
 }
 

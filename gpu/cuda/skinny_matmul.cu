@@ -33,7 +33,7 @@ constexpr int kStepCols = 32;        // of a 16-byte load by four lanes
 [[maybe_unused]] constexpr int kSteps = kStageCols / kWarps / kStepCols;
 
 struct SkinnyLaunch {
-  SkinnyParams p;
+  Product p;
   int passes = 0, stages = 0;
   int input_stride = 0;  // bytes
 };
@@ -47,7 +47,7 @@ struct Sums {
 template <class T, int kTokenTiles>
 __global__ void __launch_bounds__(kThreads, 1) skinny(const SkinnyLaunch launch) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  const SkinnyParams& p = launch.p;
+  const Product& p = launch.p;
   extern __shared__ __align__(128) char ring[];
   auto& sums = *reinterpret_cast<Sums<kTokenTiles>*>(ring + launch.stages * kStageBytes);
   auto* full = reinterpret_cast<std::uint64_t*>(reinterpret_cast<char*>(&sums) + (sizeof sums + 15) / 16 * 16);
@@ -185,7 +185,7 @@ int stages_in(int shared, int tokens, int cols) {
 }
 
 template <class T, int kTokenTiles>
-void launch_as(const SkinnyParams& p, cudaStream_t stream) {
+void launch_as(const Product& p, cudaStream_t stream) {
   SkinnyLaunch launch{.p = p};
   launch.input_stride = input_stride(p.cols);
   launch.stages = std::max(stages_in<kTokenTiles>(kSharedUsual, p.tokens, p.cols),
@@ -199,7 +199,7 @@ void launch_as(const SkinnyParams& p, cudaStream_t stream) {
 }
 
 template <class T>
-void launch_for(const SkinnyParams& p, cudaStream_t stream) {
+void launch_for(const Product& p, cudaStream_t stream) {
   if (p.tokens > 8) return launch_as<T, 2>(p, stream);
   launch_as<T, 1>(p, stream);
 }
@@ -211,7 +211,7 @@ bool has_skinny(Element element, int rows, int cols, int tokens) noexcept {
          stages_in<2>(kSharedMax, tokens, cols) >= kStagesMin && overlaps_launches();
 }
 
-void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
+void launch_skinny(const Product& p, cudaStream_t stream) {
   if (p.element == Element::kBF16) return launch_for<__nv_bfloat16>(p, stream);
   launch_for<__half>(p, stream);
 }

@@ -71,7 +71,7 @@ TEST_CASE("cuda matmul: few tokens by our own kernel equal the reference, with b
       const ElementArray x(element, random_values(tokens * cols, 1)), w(element, random_values(2 * rows * cols, 2, 0.1f));
       const ElementArray bias(element, random_values(2 * rows, 3));
       const std::vector<float> no_bias;
-      SkinnyParams p;
+      Product p;
       p.element = element;
       p.weight = w.data();
       p.bias = biased ? bias.data() : nullptr;
