@@ -217,12 +217,12 @@ void Forward::attend_sparse(const Step& s, const AttentionParams& exact, std::si
   static_cast<AttentionParams&>(a) = exact;
   a.slots = s.pool.sparse->slots(s.in, s.shape.sparse);
   a.layer = static_cast<int>(layer);
-  if (s.shape.sparse.scored_span > 0) a.lse = s.pool.sparse->lse();
+  if (!s.shape.sparse.scored.empty()) a.lse = s.pool.sparse->lse();
   if (s.shape.tiles > 0) launch_prefill_attention(a, s.stream);
   if (s.shape.decode_items > 0) launch_sparse_decode_attention(a, s.stream);
   if (s.shape.row_attention) launch_row_attention(a, s.stream);
   if (s.shape.sparse.rows && !geometry_.fast_decode) launch_sparse_row_attention(a, s.stream);
-  if (s.shape.sparse.scored_span > 0) launch_sparse_scores(a, s.shape.sparse.scored_span, s.stream);
+  launch_sparse_scores(a, s.shape.sparse.scored, s.shape.sparse.scored_span, s.stream);
 }
 
 void Forward::close(const Step& s, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled) {

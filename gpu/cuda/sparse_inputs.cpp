@@ -55,7 +55,10 @@ SparseSequence sparse_sequence(const SequenceStep& s, const SparseStep& step, st
 
   if (step.packing != SparseStep::Packing::kNone)
     shape.packed.push_back(static_cast<std::int32_t>(shape.sequences));
-  if (q.tokens > 1 && q.first_scored < q.tokens) shape.scored_span = std::max(shape.scored_span, q.span);
+  if (q.tokens > 1 && q.first_scored < q.tokens) {
+    shape.scored.push_back(static_cast<std::int32_t>(shape.sequences));
+    shape.scored_span = std::max(shape.scored_span, q.span);
+  }
   if (q.evict > 0 && q.evicts_early == 0) shape.evicted_span = std::max(shape.evicted_span, q.span);
   if (q.frees != 0)
     shape.freed_blocks = std::max(shape.freed_blocks, static_cast<std::int32_t>(step.span / block_size));

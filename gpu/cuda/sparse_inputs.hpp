@@ -21,7 +21,8 @@ struct SparseShape {
   std::int32_t freed_blocks = 0;  // full ones of those that report them
   bool rows = false;              // some have one token
   bool pools = false;
-  std::vector<std::int32_t> packed;  // indices of those that pack
+  std::vector<std::int32_t> scored;  // indices of those chunks
+  std::vector<std::int32_t> packed;  // of those that pack
 };
 
 /// As SparseSequence says, with its tables at these entries; counts it in `shape`.

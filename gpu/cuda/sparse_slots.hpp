@@ -19,6 +19,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <span>
 
 #include "gpu/cuda/attention.hpp"
 
@@ -98,8 +99,10 @@ void launch_sparse_grouped_decode_attention(const SparseAttentionParams& p, cuda
 void launch_sparse_row_attention(const SparseAttentionParams& p, cudaStream_t stream);
 
 /// Scores of a prompt's chunks: each query that counts gives its probabilities, by p.lse [rows, heads], to
-/// the keys it saw. `span_max`: of the chunks that have such queries.
-void launch_sparse_scores(const SparseAttentionParams& p, int span_max, cudaStream_t stream);
+/// the keys it saw. `scored`: which of the sequences have such queries, each of more than one token;
+/// `span_max`: of those.
+void launch_sparse_scores(const SparseAttentionParams& p, std::span<const std::int32_t> scored, int span_max,
+                          cudaStream_t stream);
 
 /// SnapKV's pooling where a sequence asks for it.
 void launch_sparse_pool(const SparseSlots& p, cudaStream_t stream);

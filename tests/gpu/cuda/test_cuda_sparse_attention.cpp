@@ -3,6 +3,8 @@
 // Attention over slots, the scores that come of it and the victim chosen by them, against a reference in
 // double.
 
+#include <array>
+
 #include "gpu/cuda/step_inputs.hpp"
 #include "tests/gpu/cuda/slot_scene.hpp"
 
@@ -265,7 +267,7 @@ TEST_CASE(
   for (const SlotShape& shape :
        {SlotShape{element, 4, 2, 64, 16, 0, 2}, SlotShape{element, 2, 2, 128, 8, 0, 2},
         SlotShape{element, 6, 2, 20, 32, 0, 2}, SlotShape{element, 4, 1, 80, 64, 50, 2},
-        SlotShape{element, 3, 3, 96, 16, 0, 2}}) {
+        SlotShape{element, 3, 3, 96, 16, 0, 2}, SlotShape{element, 2, 1, 256, 16, 0, 2}}) {
     for (const int tokens : {2, 65, 200, 333}) {
       const int layer = 1, group = shape.heads / shape.kv_heads;
       for (const int first : {0, tokens / 2, tokens - 1}) {
@@ -317,7 +319,7 @@ TEST_CASE(
               launch_row_attention(p, nullptr);
             }
             if (at > 0) launch_sparse_place(p.slots, nullptr);
-            launch_sparse_scores(p, s.span, nullptr);
+            if (s.first_scored < s.tokens) launch_sparse_scores(p, std::array{0}, s.span, nullptr);
             finish();
             at += count - std::min(chunk, tokens - at);
           }
