@@ -74,7 +74,7 @@ struct EngineOptions {
   std::size_t kv_cache_memory_bytes = 0;     // 0: chosen, see default_kv_cache_bytes
   std::uint32_t block_size = 16;             // tokens a block
   std::uint32_t max_num_seqs = 0;            // 0: 64, on a GPU 256
-  std::uint32_t max_num_batched_tokens = 0;  // in one step, at least max_num_seqs; 0: 512, on a GPU 2048
+  std::uint32_t max_num_batched_tokens = 0;  // in one step, at least max_num_seqs; 0: 512, on a GPU 8192
   std::uint32_t max_model_len = 0;           // 0: as the model was trained
   bool enable_prefix_caching = true;
   std::uint32_t async_submit = 2;  // steps in flight; 1: synchronous

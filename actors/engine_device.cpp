@@ -76,7 +76,7 @@ std::size_t machine_memory_bytes() {
 gpu::DeviceOptions device_options(const EngineOptions& set, const model::Model& model,
                                   std::uint32_t max_model_len, bool on_gpu) {
   const std::uint32_t seqs = set.max_num_seqs != 0 ? set.max_num_seqs : on_gpu ? 256 : 64;
-  const std::uint32_t usual_tokens = on_gpu ? 2048 : 512;
+  const std::uint32_t usual_tokens = on_gpu ? 8192 : 512;
   const model::DType weights =
       set.load_format == model::LoadFormat::kDummy ? model::DType::kBF16 : model.dominant_dtype();
   return {.kv_dtype = kv_dtype_for(set.kv_cache_dtype, weights, on_gpu),

@@ -147,6 +147,7 @@ EngineOptions parse_options(int argc, char** argv) {
     else if (name == "--threads") options.threads = whole_number(name, value);
     else if (name == "--max-num-seqs") options.max_num_seqs = whole_number(name, value);
     else if (name == "--max-num-batched-tokens") options.max_num_batched_tokens = whole_number(name, value);
+    else if (name == "--max-itl-stretch") options.max_itl_stretch = std::strtod(argv[i + 1], nullptr);
     else if (name == "--async-submit") options.async_submit = whole_number(name, value);
     else if (name == "--block-size") options.block_size = whole_number(name, value);
     else if (name == "--kv-cache-memory-mib") options.kv_cache_memory_bytes = std::size_t{whole_number(name, value)} << 20;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Time of each kernel and copy of a program, by name, at its end: a library that the CUDA driver loads into any
 // program. CUDA_INJECTION64_PATH=.../libcuda_kernels.so PROGRAM ...
+// Kernels that begin under others wait for them within their own time; so there is a second figure, how much later than
+// the kernel that ended before it each one ends, which adds up to all the time there was.
 
 #include <cupti.h>
 
@@ -15,9 +17,10 @@
 namespace {
 
 struct Total {
-  std::uint64_t count = 0, ns = 0;
+  std::uint64_t count = 0, ns = 0, later_ns = 0;
 };
 std::map<std::string, Total> totals;
+std::vector<std::pair<std::uint64_t, Total*>> ends;  // of kernels and copies
 constexpr std::size_t kBufferBytes = std::size_t{16} << 20;
 
 void CUPTIAPI give_buffer(std::uint8_t** buffer, std::size_t* size, std::size_t* records) {
@@ -30,6 +33,7 @@ void add(const std::string& name, std::uint64_t begin, std::uint64_t end) {
   Total& total = totals[name];
   ++total.count;
   total.ns += end - begin;
+  ends.emplace_back(end, &total);
 }
 
 void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::size_t, std::size_t valid) {
@@ -49,12 +53,15 @@ void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::s
 
 void report() {
   (void)cuptiActivityFlushAll(1);
+  std::sort(ends.begin(), ends.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (std::size_t i = 1; i < ends.size(); ++i) ends[i].second->later_ns += ends[i].first - ends[i - 1].first;
   std::vector<std::pair<std::string, Total>> sorted(totals.begin(), totals.end());
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.ns > b.second.ns; });
   for (const auto& [name, total] : sorted) {
-    std::fprintf(stderr, "%12.3f ms %8llu x %9.2f us  %.140s\n", static_cast<double>(total.ns) * 1e-6,
+    std::fprintf(stderr, "%12.3f ms %8llu x %9.2f us, later by %9.2f us  %.140s\n", static_cast<double>(total.ns) * 1e-6,
                  static_cast<unsigned long long>(total.count),
-                 static_cast<double>(total.ns) * 1e-3 / static_cast<double>(total.count), name.c_str());
+                 static_cast<double>(total.ns) * 1e-3 / static_cast<double>(total.count),
+                 static_cast<double>(total.later_ns) * 1e-3 / static_cast<double>(total.count), name.c_str());
   }
 }
 

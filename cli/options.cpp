@@ -64,7 +64,7 @@ void add_engine_group(CLI::App& command, EngineOptions& options) {
   add_number(command, "--tensor-parallel-size", "GPUs that share the model; divides its heads [1]",
              options.tensor_parallel_size, 1, 64);
   add_number(command, "--max-num-seqs", "most sequences in one step [64, on a GPU 256]", options.max_num_seqs, 1, 65536);
-  add_number(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 2048]",
+  add_number(command, "--max-num-batched-tokens", "most tokens in one step [512, on a GPU 8192]",
             options.max_num_batched_tokens, 1, 1 << 20);
   add_choice<KvCacheDType>(command, "--kv-cache-dtype",
                            "type of the KV cache; auto: fp32 for fp32 weights, else 16 bits [auto]",

@@ -81,7 +81,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("--requests", default="16,128,256")
     options, others = parser.parse_known_args()
-    engine = Engine(options.program, ["--max-num-seqs", "256", "--max-num-batched-tokens", "2048", *others])
+    engine = Engine(options.program, ["--max-num-seqs", "256", *others])
     print(json.dumps({"figure": "engine", **engine.about["settings"]}), flush=True)
     engine.ask(workloads.WARM_UP)
     for requests in map(int, options.requests.split(",")):

@@ -212,6 +212,7 @@ Result<void> CudaDevice::warm_up() {
       sparse_graphs_ = std::move(*sparse);
     }
   }
+  forward_->tune(options_.max_num_batched_tokens, compute_);
   if (Result<void> done = check_cuda(cudaStreamSynchronize(compute_), "warm-up"); !done) return done;
   return forward_->status();
 }

@@ -12,7 +12,7 @@ namespace {
 
 /// Rows of a product, rounded up so that few shapes come up; buffers have room for them.
 int padded(std::uint32_t rows) {
-  const std::uint32_t to = rows <= 16 ? 1 : rows <= 256 ? 8 : 64;
+  const std::uint32_t to = rows <= 16 ? 1 : rows <= 64 ? 8 : rows <= 256 ? 16 : 64;
   return static_cast<int>((rows + to - 1) / to * to);
 }
 
@@ -55,6 +55,8 @@ Result<std::unique_ptr<Forward>> Forward::create(const CudaModel& model, const S
       {&forward->up_, tokens * inner * (spec.mlp == model::MlpKind::kGated ? 2 : 1) * size},
       {&forward->activated_, tokens * inner * size},
       {&forward->embedded_, projects ? tokens * static_cast<std::size_t>(spec.embedding_size) * size : 0},
+      {&forward->sampled_x_, seqs * hidden * 4},
+      {&forward->sampled_attended_, seqs * q * size},
       {&forward->logits_, seqs * vocab * 4},
       {&forward->own_logits_, seqs * part * 4},
       {&forward->gathered_logits_, seqs * part * static_cast<std::size_t>(model.shard.size) * 4},
@@ -81,7 +83,7 @@ Result<std::unique_ptr<Forward>> Forward::create(const CudaModel& model, const S
 std::size_t Forward::bytes() const noexcept {
   std::size_t sum = 0;
   for (const Memory* memory : {&x_, &y_, &normed_, &qkv_, &attended_, &up_, &activated_, &embedded_, &logits_,
-                               &partial_out_, &partial_lse_, &arrived_, &last_tokens_, &seen_})
+                               &sampled_x_, &sampled_attended_, &partial_out_, &partial_lse_, &arrived_, &last_tokens_, &seen_})
     sum += memory->bytes();
   return sum;
 }
@@ -225,40 +227,56 @@ void Forward::attend_sparse(const Step& s, const AttentionParams& exact, std::si
   launch_sparse_scores(a, s.shape.sparse.scored, s.shape.sparse.scored_span, s.stream);
 }
 
-void Forward::close(const Step& s, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled) {
+Forward::Rows Forward::gather_sampled(const Step& s) {
+  const model::ModelSpec& spec = model_.spec;
+  GatherParams g;
+  g.row_map = s.in.sample_rows;
+  g.rows = static_cast<int>(s.shape.samples);
+  g.from = x_.data();
+  g.to = sampled_x_.data();
+  g.row_bytes = spec.hidden_size * 4;
+  launch_gather(g, s.stream);
+  g.from = attended_.data();
+  g.to = sampled_attended_.data();
+  g.row_bytes = static_cast<int>(static_cast<std::size_t>(spec.q_size()) * bytes_of(model_.element));
+  launch_gather(g, s.stream);
+  return {s.shape.samples, padded(s.shape.samples), &sampled_x_, &sampled_attended_};
+}
+
+void Forward::close(const Step& s, const Rows& rows, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled) {
   const model::ModelSpec& spec = model_.spec;
   NormParams n;
   n.element = model_.element;
   n.kind = spec.norm;
   n.post = spec.norm_place == model::NormPlace::kPost;
   n.eps = spec.norm_eps;
-  n.x = x_.as<float>();
+  n.x = rows.x->as<float>();
   n.y = y_.data();
   const DeviceNorm& norm = n.post ? own : *next;
   n.weight = norm.weight;
   n.bias = norm.bias;
   n.out = normed_.data();
   n.row_map = only_sampled ? s.in.sample_rows : nullptr;
-  n.rows = static_cast<int>(only_sampled ? s.shape.samples : s.shape.rows);
+  n.rows = static_cast<int>(only_sampled ? s.shape.samples : rows.count);
   n.cols = spec.hidden_size;
   launch_norm(n, s.stream);
 }
 
-void Forward::widen(const Step& s, const DeviceLayer& layer, int rows) {
+void Forward::widen(const Step& s, const DeviceLayer& layer, const Rows& rows) {
   const model::ModelSpec& spec = model_.spec;
   const bool gated = spec.mlp == model::MlpKind::kGated;
-  if (gated && !s.tune && matmul_->fuses(layer.up, rows)) {
-    matmul_->multiply_gated(layer.up, normed_.data(), rows, spec.activation, activated_.data(), s.stream);
+  if (gated && !s.tune && matmul_->fuses(layer.up, rows.padded)) {
+    matmul_->multiply_gated(layer.up, normed_.data(), rows.padded, spec.activation, activated_.data(), s.stream);
     return;
   }
-  multiply(s, layer.up, normed_, rows, up_);
+  multiply(s, layer.up, normed_, rows.padded, up_);
   ActivationParams a;
   a.element = model_.element;
   a.activation = spec.activation;
   a.gated = gated;
   a.up = up_.data();
   a.out = activated_.data();
-  a.rows = static_cast<int>(s.shape.rows);
+  a.rows = static_cast<int>(rows.count);
   a.cols = spec.intermediate_size;
   launch_activation(a, s.stream);
 }
@@ -304,23 +322,39 @@ void Forward::sample(const Step& s) {
 void Forward::enqueue(const StepShape& shape, const StepInputs& in, const PoolView& pool, bool tune,
                       cudaStream_t stream) {
   const Step s{shape, in, pool, tune, stream};
-  const int rows = padded(shape.rows);
+  Rows rows{shape.rows, padded(shape.rows), &x_, &attended_};
   embed(s);
   for (std::size_t i = 0; i < model_.layers.size(); ++i) {
     const DeviceLayer& layer = model_.layers[i];
     const bool last = i + 1 == model_.layers.size();
-    multiply(s, layer.qkv, normed_, rows, qkv_);
+    multiply(s, layer.qkv, normed_, rows.padded, qkv_);
     attend(s, i);
     if (last && shape.samples == 0) return;
-    multiply(s, layer.o, attended_, rows, y_);
-    add_ranks(s, rows);
-    close(s, layer.attn_norm, &layer.mlp_norm, false);
+    if (last && shape.samples < shape.rows) rows = gather_sampled(s);
+    multiply(s, layer.o, *rows.attended, rows.padded, y_);
+    add_ranks(s, rows.padded);
+    close(s, rows, layer.attn_norm, &layer.mlp_norm, false);
     widen(s, layer, rows);
-    multiply(s, layer.down, activated_, rows, y_);
-    add_ranks(s, rows);
-    close(s, layer.mlp_norm, last ? &model_.final_norm : &model_.layers[i + 1].attn_norm, last);
+    multiply(s, layer.down, activated_, rows.padded, y_);
+    add_ranks(s, rows.padded);
+    close(s, rows, layer.mlp_norm, last ? &model_.final_norm : &model_.layers[i + 1].attn_norm,
+          last && rows.x == &x_);
   }
   sample(s);
+}
+
+void Forward::tune(std::uint32_t tokens, cudaStream_t stream) {
+  if (model_.element == Element::kF32) return;
+  const StepShape shape;
+  const StepInputs in;
+  const PoolView pool;
+  const Step s{shape, in, pool, true, stream};
+  const int rows = padded(tokens);
+  const DeviceLayer& layer = model_.layers.front();
+  multiply(s, layer.qkv, normed_, rows, qkv_);
+  multiply(s, layer.o, attended_, rows, y_);
+  multiply(s, layer.up, normed_, rows, up_);
+  multiply(s, layer.down, activated_, rows, y_);
 }
 
 void Forward::reset_penalties(std::uint32_t row, const std::vector<TokenId>& prompt,

@@ -33,6 +33,10 @@ class Forward {
   /// synchronizes.
   void enqueue(const StepShape& shape, const StepInputs& in, const PoolView& pool, bool tune, cudaStream_t stream);
 
+  /// Measures the products of layers for steps of so many tokens, which synchronizes; activations are overwritten. Not in
+  /// fp32, where that would take seconds.
+  void tune(std::uint32_t tokens, cudaStream_t stream);
+
   /// The first error of any launch so far.
   [[nodiscard]] Result<void> status() const;
 
@@ -52,14 +56,23 @@ class Forward {
       : model_(model), geometry_(geometry), collective_(collective) {}
 
   struct Step;
+  /// The rows of a layer behind its attention.
+  struct Rows {
+    std::uint32_t count = 0;
+    int padded = 0;                    // as products see them
+    const Memory* x = nullptr;         // their residual stream
+    const Memory* attended = nullptr;
+  };
   void multiply(const Step& s, const DeviceMatrix& w, const Memory& x, int tokens, const Memory& y, bool wide = false);
   /// activated_ = act(gate) * up of normed_, or act(up).
-  void widen(const Step& s, const DeviceLayer& layer, int rows);
+  void widen(const Step& s, const DeviceLayer& layer, const Rows& rows);
   void embed(const Step& s);
   void attend(const Step& s, std::size_t layer);
   void attend_sparse(const Step& s, const AttentionParams& exact, std::size_t layer);
   /// The block's output y joins the residual stream, and the next product's input is made of it.
-  void close(const Step& s, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled);
+  void close(const Step& s, const Rows& rows, const DeviceNorm& own, const DeviceNorm* next, bool only_sampled);
+  /// Of a step's rows those that are sampled, side by side: the last layer's other rows end with their keys and values.
+  [[nodiscard]] Rows gather_sampled(const Step& s);
   /// y summed over the ranks.
   void add_ranks(const Step& s, int rows);
   void sample(const Step& s);
@@ -78,6 +91,7 @@ class Forward {
   Memory up_;        // [rows, up rows]
   Memory activated_; // [rows, intermediate]
   Memory embedded_;  // [rows, embedding], only with project_in or project_out
+  Memory sampled_x_, sampled_attended_;  // [samples, hidden] fp32, [samples, q]
   Memory logits_;    // [samples, vocab] fp32
   Memory own_logits_;       // [samples, vocabulary rows of this rank] fp32, only with several ranks
   Memory gathered_logits_;  // [ranks, samples, vocabulary rows]

@@ -18,6 +18,7 @@ constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 20;
 constexpr int kGuesses = 16;
 constexpr int kSkinnyUnmeasured = 8;  // tokens up to which our own kernel is the first guess
 constexpr int kQuantizedUnmeasured = 64;
+constexpr int kShortTokens = 256;  // up to which a product takes so little time that it is measured over several
 
 cudaDataType_t data_type(Element element) {
   switch (element) {
@@ -160,6 +161,14 @@ std::vector<Matmul::Choice> Matmul::choices(const Plan& plan, const DeviceMatrix
   return all;
 }
 
+/// By what its time alone is multiplied. Our own kernels of few tokens start under the kernel before them, and fuse. Above 64
+/// tokens a step showed nothing of that, and what clusters gain alone is lost in it (decision 039).
+float Matmul::worth_in_a_step(const Choice& choice, int tokens) {
+  if (choice.kernel == Choice::Kernel::kLibrary) return 1;
+  if (choice.kernel != Choice::Kernel::kBatch || tokens <= 64) return 0.95f;
+  return choice.cut.splits > 1 ? 1.05f : 1;
+}
+
 /// False: it could not be launched.
 bool Matmul::multiply_own(const Choice& choice, const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide,
                           bool gated, model::Activation activation, cudaStream_t stream) {
@@ -239,7 +248,7 @@ void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int toke
   cudaEvent_t begin = nullptr, end = nullptr;
   (void)cudaEventCreate(&begin);
   (void)cudaEventCreate(&end);
-  constexpr int kRepeats = 6;
+  const int repeats = tokens <= kShortTokens ? 6 : 2;
   float fastest = 0;
   std::size_t turn = 0;
   for (const Choice& choice : choices(*plan, first, tokens)) {
@@ -248,13 +257,12 @@ void Matmul::tune(std::span<const DeviceMatrix> weights, const void* x, int toke
     };
     if (once() != CUBLAS_STATUS_SUCCESS) continue;
     (void)cudaEventRecord(begin, stream);
-    for (int i = 0; i < kRepeats; ++i) (void)once();
+    for (int i = 0; i < repeats; ++i) (void)once();
     (void)cudaEventRecord(end, stream);
     (void)cudaEventSynchronize(end);
     float ms = 0;
     (void)cudaEventElapsedTime(&ms, begin, end);
-    // Our own kernels are worth more than they show alone: they start under the kernel before them, and fuse.
-    if (choice.kernel != Choice::Kernel::kLibrary) ms *= 0.95f;
+    ms *= worth_in_a_step(choice, tokens);
     if (fastest != 0 && ms >= fastest) continue;
     fastest = ms;
     plan->chosen = choice;

@@ -68,6 +68,7 @@ class Matmul {
   explicit Matmul(Element element);
   Plan* plan_for(const DeviceMatrix& w, int tokens, bool wide);
   [[nodiscard]] std::vector<Choice> choices(const Plan& plan, const DeviceMatrix& w, int tokens) const;
+  [[nodiscard]] static float worth_in_a_step(const Choice& choice, int tokens);
   [[nodiscard]] bool multiply_own(const Choice& choice, const DeviceMatrix& w, const void* x, int tokens, void* y, bool wide,
                                   bool gated, model::Activation activation, cudaStream_t stream);
   [[nodiscard]] cublasStatus_t run(const Plan& plan, const Choice& choice, const DeviceMatrix& w, const void* x, int tokens,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/rows.hpp"
 
+#include <algorithm>
+
 #include "gpu/cuda/activation.cuh"
 #include "gpu/cuda/element.cuh"
 #include "gpu/cuda/launch.cuh"
@@ -110,8 +112,12 @@ __global__ void norm(const NormParams p) {
 template <class T, int kEights>
 __global__ void norm_in_registers(const NormParams p) {
   __shared__ float scratch[33];
-  wait_for_producer();
+  let_next_start();
   const int source = p.row_map != nullptr ? p.row_map[blockIdx.x] : static_cast<int>(blockIdx.x);
+  Eight<float> first_weight{};  // weights come while the kernel in front still runs
+  if (kEights == 1 && p.weight != nullptr && static_cast<int>(threadIdx.x) * 8 < p.cols)
+    first_weight = load_eight(p.weight + threadIdx.x * 8);
+  wait_for_producer();
   if (source < 0) return;
   float* x = p.x + std::int64_t{source} * p.cols;
   const bool writes_x = p.row_map == nullptr;
@@ -169,7 +175,7 @@ __global__ void norm_in_registers(const NormParams p) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) whole.v[i] = values[e][i];
     if (p.weight != nullptr) {
-      const Eight<float> weight = load_eight(p.weight + at);
+      const Eight<float> weight = kEights == 1 ? first_weight : load_eight(p.weight + at);
 #pragma unroll
       for (int i = 0; i < 8; ++i) whole.v[i] = (whole.v[i] - mean) * scale * weight.v[i];
       if (p.bias != nullptr) {
@@ -184,6 +190,17 @@ __global__ void norm_in_registers(const NormParams p) {
     for (int i = 0; i < 8; ++i) out.v[i] = from_float<T>(whole.v[i]);
     store_eight(static_cast<T*>(p.out) + std::int64_t{blockIdx.x} * p.cols + at, out);
   }
+}
+
+/// In words of the largest size that divides the rows.
+template <class Word>
+__global__ void gather(const GatherParams p) {
+  wait_for_producer();
+  const int source = p.row_map[blockIdx.x], words = p.row_bytes / static_cast<int>(sizeof(Word));
+  if (source < 0) return;
+  const Word* from = static_cast<const Word*>(p.from) + std::int64_t{source} * words;
+  Word* to = static_cast<Word*>(p.to) + std::int64_t{blockIdx.x} * words;
+  for (int i = static_cast<int>(threadIdx.x); i < words; i += static_cast<int>(blockDim.x)) to[i] = from[i];
 }
 
 /// Where the row's key and value of a KV head go; negative: nowhere.
@@ -240,10 +257,11 @@ __global__ void rotary(const RotaryParams p) {
 }
 
 /// Heads without norms whose half is a multiple of eight and which are rotated whole: a thread turns the same eight
-/// pairs of several heads, so that it computes their sines once. Block: (half / 8) threads by groups of heads.
+/// pairs of several heads, so that it computes their sines once, and that before the product in front has ended.
+/// Block: (half / 8) threads by groups of heads.
 template <class T>
 __global__ void rotary_eights(const RotaryParams p) {
-  wait_for_producer();
+  let_next_start();
   const int row = blockIdx.x, parts = p.half / 8, part = static_cast<int>(threadIdx.x) % parts;
   const int groups = static_cast<int>(blockDim.x) / parts * static_cast<int>(gridDim.y);
   const int group = static_cast<int>(blockIdx.y) * (static_cast<int>(blockDim.x) / parts) + static_cast<int>(threadIdx.x) / parts;
@@ -253,18 +271,26 @@ __global__ void rotary_eights(const RotaryParams p) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) sincosf(position * p.inv_freq[part * 8 + i], &sine[i], &cosine[i]);
   const int row_slot = p.slots[row];
+  wait_for_producer();
   // Interleaved pairs lie in 16 elements side by side, others in 8 of each half.
   const int first_at = p.interleaved ? part * 16 : part * 8, second_at = p.interleaved ? first_at + 8 : first_at + p.half;
+  T* const heads = static_cast<T*>(p.qkv) + std::int64_t{row} * all * p.head_dim;
+  Eight<T> next_first{}, next_second{};  // of the head behind
+  const auto load = [&](int head) {
+    next_first = load_eight(heads + head * p.head_dim + first_at);
+    next_second = load_eight(heads + head * p.head_dim + second_at);
+  };
+  if (group < all) load(group);
   for (int head = group; head < all; head += groups) {
-    T* x = static_cast<T*>(p.qkv) + (std::int64_t{row} * all + head) * p.head_dim;
-    T* out = x;
+    T* out = heads + head * p.head_dim;
+    Eight<T> first = next_first, second = next_second;
+    if (head + groups < all) load(head + groups);
     if (head >= p.heads) {
       const int slot = slot_of(p, row_slot, (head - p.heads) % p.kv_heads);
       if (slot < 0) return;
       out = static_cast<T*>(p.pool) + slot / p.block_size * p.block_elements + p.layer_offset +
             (std::int64_t{head - p.heads} * p.block_size + slot % p.block_size) * p.head_dim;  // values follow keys
     }
-    Eight<T> first = load_eight(x + first_at), second = load_eight(x + second_at);
     if (head < p.heads + p.kv_heads) {
       const Eight<T> a = first, b = second;
 #pragma unroll
@@ -346,15 +372,21 @@ void launch_norm(const NormParams& p, cudaStream_t stream) {
   });
 }
 
+void launch_gather(const GatherParams& p, cudaStream_t stream) {
+  const dim3 grid(p.rows);
+  if (p.row_bytes % 16 == 0) return launch_overlapped(gather<uint4>, grid, 256, 0, p, stream);
+  launch_overlapped(gather<std::uint16_t>, grid, 256, 0, p, stream);
+}
+
 void launch_rotary(const RotaryParams& p, cudaStream_t stream) {
   const int all = p.heads + 2 * p.kv_heads;
   const bool eights = p.inv_freq != nullptr && p.half % 8 == 0 && p.half * 2 == p.head_dim && p.half <= 128 &&
                       p.q_norm == nullptr && p.k_norm == nullptr;
   with_element(p.element, [&]<class T>(T*) {
     if (eights) {
-      constexpr int kFewRows = 64;  // then a row's heads are shared out over blocks
-      const int parts = p.half / 8, groups = 256 / parts;
-      const dim3 grid(p.rows, p.rows <= kFewRows ? (all + groups - 1) / groups : 1);
+      // Of few rows the heads are shared out over blocks: two a multiprocessor find room beside the product in front.
+      const int parts = p.half / 8, groups = 256 / parts, shares = std::max(1, 2 * multiprocessors() / p.rows);
+      const dim3 grid(p.rows, std::min(shares, (all + groups - 1) / groups));
       return launch_overlapped(rotary_eights<T>, grid, parts * groups, 0, p, stream);
     }
     launch_overlapped(rotary<T>, dim3(p.rows, (all + kWarps - 1) / kWarps), kWarps * 32, 0, p, stream);

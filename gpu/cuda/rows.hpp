@@ -57,6 +57,15 @@ struct NormParams {
 };
 void launch_norm(const NormParams& p, cudaStream_t stream);
 
+/// to[i] = from[row_map[i]], rows of row_bytes (an even number); a map entry of -1 leaves to[i] alone.
+struct GatherParams {
+  const void* from = nullptr;  // [.., row_bytes]
+  void* to = nullptr;          // [rows, row_bytes], elsewhere
+  const std::int32_t* row_map = nullptr;  // [rows]
+  int rows = 0, row_bytes = 0;
+};
+void launch_gather(const GatherParams& p, cudaStream_t stream);
+
 /// Normalises (where the model does) and rotates the heads of q and k in place, and writes k and v to the
 /// token's slot. A slot of -1 writes nothing.
 struct RotaryParams {

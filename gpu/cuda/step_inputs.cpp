@@ -36,6 +36,30 @@ SampleParams sample_params(const RowParams& row, std::int32_t row_index, std::ui
   return p;
 }
 
+/// A sequence's keys that decode attention reads, cut into even items.
+struct DecodeSpan {
+  DecodeItem whole;           // all of them
+  std::int32_t item_keys = 0;  // of each item but the last
+};
+
+/// Spans of long items first, so that the last blocks to run are short ones and end together. Returns how many items.
+std::uint32_t put_items(std::vector<DecodeSpan>& spans, DecodeItem* items) {
+  std::stable_sort(spans.begin(), spans.end(),
+                   [](const DecodeSpan& a, const DecodeSpan& b) { return a.item_keys > b.item_keys; });
+  std::uint32_t count = 0;
+  for (const auto& [whole, keys] : spans) {
+    const auto first = static_cast<std::int32_t>(count);
+    for (std::int32_t begin = whole.begin; begin < whole.end; begin += keys) {
+      DecodeItem& item = items[count++] = whole;
+      item.begin = begin;
+      item.end = std::min(whole.end, begin + keys);
+      item.first_item = first;
+      item.item_count = (whole.end - whole.begin + keys - 1) / keys;
+    }
+  }
+  return count;
+}
+
 }  // namespace
 
 StepInputs StepInputs::at(void* base, const StepLimits& limits) {
@@ -114,7 +138,9 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
     ++decoding;
     decode_tokens += visible(s);
   }
-  std::uint32_t split = 0, num_items = 0;
+  std::uint32_t split = 0;
+  std::vector<DecodeSpan> spans;
+  spans.reserve(decoding);
   if (decoding > 0) {
     shape.decode_items = decode_items_for(std::max(decoding, bucket), geometry);
     const std::uint32_t spare = shape.decode_items - decoding;  // sum of ceil(n / split) <= sum / split + decoding
@@ -159,17 +185,12 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
     if (decodes) {
       const std::uint32_t begin = end - visible(s), count = (visible(s) + split - 1) / split;
       const std::uint32_t even = ((visible(s) + count - 1) / count + 15) / 16 * 16;
-      const std::uint32_t items = (visible(s) + even - 1) / even;
-      const auto first_item = static_cast<std::int32_t>(num_items);
-      for (std::uint32_t j = 0; j < items; ++j) {
-        in.items[num_items++] = {row,
-                                 table,
-                                 static_cast<std::int32_t>(begin + j * even),
-                                 static_cast<std::int32_t>(std::min(end, begin + (j + 1) * even)),
-                                 first_item,
-                                 static_cast<std::int32_t>(items),
-                                 sparse_index};
-      }
+      spans.push_back({{.row = row,
+                        .table = table,
+                        .begin = static_cast<std::int32_t>(begin),
+                        .end = static_cast<std::int32_t>(end),
+                        .sparse = sparse_index},
+                       static_cast<std::int32_t>(even)});
     }
     for (std::uint32_t t = 0; tiles && t < s.token_count; t += kPrefillTile) {
       in.tiles[shape.tiles++] = {row + static_cast<std::int32_t>(t),
@@ -185,6 +206,7 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
       sampled.push_back(i);
     }
   }
+  const std::uint32_t num_items = put_items(spans, in.items);
   *in.num_items = static_cast<std::int32_t>(num_items);
   if (shape.sparse.sequences > 0) *in.num_sparse = static_cast<std::int32_t>(shape.sparse.sequences);
   shape.items = num_items;

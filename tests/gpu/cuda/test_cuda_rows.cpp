@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/cuda/rows.hpp"
 
+#include <algorithm>
+
 #include "gpu/cuda/weights.hpp"
 #include "tests/gpu/cuda/gpu.hpp"
 #include "tests/gpu/random_weights.hpp"
@@ -67,11 +69,17 @@ TEST_CASE("cuda rows: rotary embedding turns q in place and writes k and v to th
   // A head that is turned in part, and the sizes whose threads take eight pairs at once.
   const auto [dim, half] = GENERATE(std::pair<std::size_t, std::size_t>{20, 8}, std::pair<std::size_t, std::size_t>{64, 32},
                                     std::pair<std::size_t, std::size_t>{80, 40}, std::pair<std::size_t, std::size_t>{256, 128});
-  const std::size_t heads = 3, kv_heads = 2, rows = 4, block_size = 8, blocks = 5;
+  const bool crowded = GENERATE(false, true);  // so many rows that a thread takes several heads
+  const std::size_t heads = crowded ? 37 : 3, kv_heads = crowded ? 5 : 2, rows = crowded ? 301 : 4;
+  const std::size_t block_size = 8, blocks = crowded ? 48 : 5;
   const std::size_t all = heads + 2 * kv_heads, layer = 2 * kv_heads * block_size * dim, layers = 2;
   const ElementArray qkv(element, random_values(rows * all * dim, 7));
   const ElementArray pool(element, std::vector<float>(blocks * layers * layer, 0.5f));
-  const std::vector<std::int32_t> positions{0, 1, 77, 4000}, slots{3, 39, -1, 16};
+  std::vector<std::int32_t> positions{0, 1, 77, 4000}, slots{3, 39, -1, 16};
+  for (std::size_t r = positions.size(); r < rows; ++r) {
+    positions.push_back(static_cast<std::int32_t>(r * 37 % 4001));
+    slots.push_back(r % 7 == 0 ? -1 : static_cast<std::int32_t>(r + 36));
+  }
   std::vector<float> inv_freq(half);
   for (std::size_t i = 0; i < half; ++i) inv_freq[i] = std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(half));
   const std::vector<float> weight = random_values(dim, 9);
@@ -133,6 +141,27 @@ TEST_CASE("cuda rows: rotary embedding turns q in place and writes k and v to th
   const double limit = element == Element::kF32 ? 2e-4 : tolerance(element);  // angles of 4000 rad are fp32 products
   CHECK(distance(first(qkv.read(), expected_qkv.size()), expected_qkv) < limit);
   CHECK(distance(first(pool.read(), expected_pool.size()), expected_pool) < limit);
+}
+
+TEST_CASE("cuda rows: gathered rows are those that the map names, and others stay") {
+  SPW_NEEDS_GPU();
+  const std::vector<std::int32_t> map{1, 4, -1, 6, 300};
+  for (const std::size_t bytes : {2u, 70u, 16u, 1152u, 16384u}) {
+    INFO("rows of " << bytes << " bytes");
+    std::vector<std::uint8_t> values(301 * bytes);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint8_t>(i * 31 + i / bytes);
+    const DeviceArray<std::uint8_t> from(values), to((map.size() + 1) * bytes);
+    const DeviceArray<std::int32_t> device_map(map);
+    launch_gather({from.data(), to.data(), device_map.data(), static_cast<int>(map.size()), static_cast<int>(bytes)}, nullptr);
+    finish();
+    std::vector<std::uint8_t> expected((map.size() + 1) * bytes, 0xff);
+    for (std::size_t r = 0; r < map.size(); ++r) {
+      if (map[r] < 0) continue;
+      const auto source = values.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(map[r]) * bytes);
+      std::copy_n(source, bytes, expected.begin() + static_cast<std::ptrdiff_t>(r * bytes));
+    }
+    CHECK(to.read() == expected);
+  }
 }
 
 TEST_CASE("cuda rows: activations equal the reference") {

@@ -92,6 +92,10 @@ TEST_CASE("cuda step inputs: every token of a plan meets one attention kernel, w
       REQUIRE(item.first_item <= i);
       REQUIRE(i < item.first_item + item.item_count);
       REQUIRE(in.items[item.first_item].row == item.row);
+      if (i > 0 && item.first_item == i) {  // blocks that begin late are short
+        const DecodeItem& before = in.items[in.items[i - 1].first_item];
+        CHECK(before.end - before.begin + 15 >= item.end - item.begin);
+      }
       spans[item.row].emplace_back(item.begin, item.end);
       REQUIRE(static_cast<std::int32_t>(spans[item.row].size()) <= item.item_count);
       tables[item.row] = item.table;
