@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Paged attention over the KV pool [block][layer][K|V][kv_head][slot][head_dim]. Three kernels for one
-// function: `decode` reads the pool once per KV head at memory bandwidth, split over long contexts with the
+// Paged attention over the KV pool [block][layer][K|V][kv_head][slot][head_dim]. Three functions of the
+// same value: `decode` reads the pool once per KV head at memory bandwidth, split over long contexts with the
 // partial results merged by their log-sum-exp; `prefill` computes tiles of 128 queries on tensor cores; `rows`
 // takes any type and head size, one warp a token and head, and is what the others are held to.
 
@@ -39,6 +39,7 @@ struct AttentionParams {
   void* out = nullptr;           // [rows, heads * head_dim]
   const void* pool = nullptr;
   std::int64_t block_elements = 0, layer_offset = 0;
+  std::int64_t pool_blocks = 0;  // 0: not told, and nothing that needs it is used
   int block_size = 0;            // a power of two
   const std::int32_t* block_table = nullptr;
   int heads = 0, kv_heads = 0, head_dim = 0;
@@ -56,6 +57,7 @@ struct AttentionParams {
   // prefill
   const PrefillTile* tiles = nullptr;
   int num_tiles = 0;
+  bool warpgroups = true;  // may use the kernel of compute capability 9.0a
 
   // rows: row i is at positions[i], its blocks from tables[i] on
   const std::int32_t* positions = nullptr;

@@ -14,26 +14,9 @@ constexpr int kTileRows[] = {32, 64, 96, 128, 176, 192, 224, 256};
 constexpr int kSplitsMax = 4;
 constexpr std::size_t kCutsMeasured = 5;
 
-/// Whether kernels built for 9.0a are here and run here: products of warpgroups are of that very
-/// architecture.
-bool has_wgmma() {
-#if defined(SPW_CUDA_90A)
-  static const bool yes = [] {
-    int device = 0, major = 0, minor = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
-           major == 9 && minor == 0;
-  }();
-  return yes;
-#else
-  return false;
-#endif
-}
-
 bool has_batch(Element element, int rows, int cols, int tokens) {
   return element != Element::kF32 && rows > 0 && rows % 8 == 0 && cols % 8 == 0 &&
-         tokens <= kBatchTokensMax && has_wgmma();
+         tokens <= kBatchTokensMax && has_warpgroup_products();
 }
 
 }  // namespace

@@ -29,6 +29,20 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+/// Two elements in a word, the first one low.
+template <class T>
+__device__ __forceinline__ unsigned pack_two(float low, float high);
+template <>
+__device__ __forceinline__ unsigned pack_two<__nv_bfloat16>(float low, float high) {
+  const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&x);
+}
+template <>
+__device__ __forceinline__ unsigned pack_two<__half>(float low, float high) {
+  const __half2 x = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&x);
+}
+
 /// 2^x by the special function unit; -infinity gives 0.
 __device__ __forceinline__ float power_of_two(float x) {
   float y;

@@ -190,6 +190,7 @@ void Forward::attend(const Step& s, std::size_t layer) {
   a.pool = s.pool.data;
   a.block_elements = r.block_elements;
   a.layer_offset = r.layer_offset;
+  a.pool_blocks = s.pool.num_blocks;
   a.block_size = r.block_size;
   a.block_table = s.in.block_table;
   a.heads = r.heads;

@@ -17,7 +17,7 @@ namespace spillway::gpu::cuda {
 
 struct PoolView {
   void* data = nullptr;
-  std::int64_t block_elements = 0, layer_elements = 0;
+  std::int64_t block_elements = 0, layer_elements = 0, num_blocks = 0;
   const SparseMemory* sparse = nullptr;  // of a device that sequences may be sparsified on
 };
 

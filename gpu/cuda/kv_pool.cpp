@@ -56,6 +56,7 @@ Result<std::unique_ptr<KvPool>> KvPool::create(const model::ModelSpec& spec, con
   std::uint64_t blocks = std::min<std::size_t>(*bytes / (pool->block_bytes_ + scratch), 0x7fffffff / options.block_size);
   if (wanted.group != nullptr && !wanted.group->smallest(blocks)) return ranks::another_failed();
   pool->num_blocks_ = static_cast<std::uint32_t>(blocks);
+  view.num_blocks = static_cast<std::int64_t>(blocks);
   pool->num_host_blocks_ = static_cast<std::uint32_t>(options.host_pool_bytes / pool->block_bytes_);
   if (Result<void> done = pool->allocate(spec, wanted, kv_bytes, metadata_bytes); !done) return done.error();
   return pool;

@@ -17,6 +17,9 @@ inline bool overlaps_launches() {
   return yes;
 }
 
+/// Whether kernels built for 9.0a are here and run here: products of warpgroups are of that very architecture.
+[[nodiscard]] bool has_warpgroup_products();
+
 inline int multiprocessors() {
   static const int count = [] {
     int device = 0, value = 1;

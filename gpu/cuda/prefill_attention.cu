@@ -3,6 +3,7 @@
 #include "gpu/cuda/element.cuh"
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/mma.cuh"
+#include "gpu/cuda/prefill_tiles.hpp"
 
 // FlashAttention-2's loop (Dao 2023) over a paged pool: a block of eight warps holds 128 queries, each warp 16
 // of them; keys and values come in tiles of 64 through shared memory, the next tile's copy under way while this
@@ -14,15 +15,6 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kQueries = kPrefillTile;
 constexpr int kKeys = 64;
-
-__device__ __forceinline__ unsigned pack(float low, float high, __nv_bfloat16*) {
-  const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&x);
-}
-__device__ __forceinline__ unsigned pack(float low, float high, __half*) {
-  const __half2 x = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&x);
-}
 
 __device__ __forceinline__ void load_matrices(unsigned (&x)[4], const void* at) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
@@ -186,10 +178,10 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
 
 #pragma unroll
       for (int s = 0; s < kKeys / 16; ++s) {  // 16 keys
-        const unsigned weight[4] = {pack(score[2 * s][0], score[2 * s][1], static_cast<T*>(nullptr)),
-                                    pack(score[2 * s][2], score[2 * s][3], static_cast<T*>(nullptr)),
-                                    pack(score[2 * s + 1][0], score[2 * s + 1][1], static_cast<T*>(nullptr)),
-                                    pack(score[2 * s + 1][2], score[2 * s + 1][3], static_cast<T*>(nullptr))};
+        const unsigned weight[4] = {pack_two<T>(score[2 * s][0], score[2 * s][1]),
+                                    pack_two<T>(score[2 * s][2], score[2 * s][3]),
+                                    pack_two<T>(score[2 * s + 1][0], score[2 * s + 1][1]),
+                                    pack_two<T>(score[2 * s + 1][2], score[2 * s + 1][3])};
 #pragma unroll
         for (int n = 0; n < kColumns / 2; ++n) {
           unsigned b[4];  // 16 keys, two groups of eight dimensions
@@ -216,7 +208,7 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_attention(const Attention
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
       *reinterpret_cast<unsigned*>(out + std::int64_t{row} * p.heads * kHeadDim + n * 8 + lane % 4 * 2) =
-          pack(sum[n][2 * r] * inverse, sum[n][2 * r + 1] * inverse, static_cast<T*>(nullptr));
+          pack_two<T>(sum[n][2 * r] * inverse, sum[n][2 * r + 1] * inverse);
     }
   }
 }
@@ -253,6 +245,7 @@ bool has_fast_prefill(Element element, int head_dim) noexcept {
 }
 
 void launch_prefill_attention(const AttentionParams& p, cudaStream_t stream) {
+  if (p.warpgroups && launch_prefill_tiles(p, stream)) return;
   if (p.element == Element::kBF16) return launch_for_head<__nv_bfloat16>(p, stream);
   launch_for_head<__half>(p, stream);
 }

@@ -67,6 +67,14 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int c
       "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row), "l"(policy)
       : "memory");
 }
+/// A box of groups of 8 rows (map_groups) from a group on.
+__device__ __forceinline__ void copy_groups(void* to, const CUtensorMap& map, int group, std::uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %3, %3, %4}], [%2];" ::"r"(
+          shared_address(to)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(0), "r"(group)
+      : "memory");
+}
 #endif
 
 }  // namespace spillway::gpu::cuda

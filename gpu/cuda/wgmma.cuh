@@ -13,11 +13,33 @@ namespace spillway::gpu::cuda {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// What wgmma is told of an operand: groups of 8 rows lie 1024 bytes apart.
-__device__ __forceinline__ std::uint64_t operand_at(unsigned shared_address) {
-  return std::uint64_t{(shared_address & 0x3ffffu) >> 4} | std::uint64_t{1} << 16 | std::uint64_t{64} << 32 |
-         std::uint64_t{1} << 62;
+/// What wgmma is told of an operand: groups of 8 rows lie `group_bytes` apart. Of an operand that is read turned, whose rows
+/// are the dimension summed over, each next 64 columns lie `columns_bytes` apart; of the others that counts for nothing.
+__device__ __forceinline__ std::uint64_t operand_at(unsigned shared_address, int columns_bytes = 16, int group_bytes = 1024) {
+  return std::uint64_t{(shared_address & 0x3ffffu) >> 4} | static_cast<std::uint64_t>(columns_bytes >> 4) << 16 |
+         static_cast<std::uint64_t>(group_bytes >> 4) << 32 | std::uint64_t{1} << 62;
 }
+
+/// By every warpgroup of a kernel whose threads are bounded: registers a thread, in multiples of 8.
+template <int kCount>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+
+/// Barriers 1 to 15 of a block, each of as many threads as are told: those that wait, and those that only come by.
+__device__ __forceinline__ void meet(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void come_by(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+/// This thread's writes to shared memory are seen by products and copies behind the next barrier.
+__device__ __forceinline__ void show_to_copies() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 __device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
@@ -27,10 +49,21 @@ __device__ __forceinline__ void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kLeft) : "memory");
 }
 
+/// After a wait: the values are read from here on, not before.
+template <int kCount>
+__device__ __forceinline__ void hold(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
+}
+
 /// c [64, kCols] (+)= a [64, 16] * b [kCols, 16]^T. A lane's values of c lie as mma's do: of each 8 columns two in row
 /// lane / 4 of its warp's 16, two 8 rows below.
 template <class T, int kCols>
 struct WarpgroupProduct;
+
+/// c [64, kCols] += a [64, 16] * b [16, kCols], with a in registers, a lane's four words as mma's, and b read turned.
+template <class T, int kCols>
+struct WarpgroupProductTurned;
 
 #define SPW_REGS_8(c, i) \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
@@ -68,6 +101,26 @@ struct WarpgroupProduct;
 
 SPW_WARPGROUP_PRODUCTS(__nv_bfloat16, "bf16")
 SPW_WARPGROUP_PRODUCTS(__half, "f16")
+
+#define SPW_WARPGROUP_TURNED(Type, type, cols, registers, names, a_at, b_at, ...)                                        \
+  template <>                                                                                                            \
+  struct WarpgroupProductTurned<Type, cols> {                                                                            \
+    static __device__ __forceinline__ void add(float (&c)[registers], const unsigned (&a)[4], std::uint64_t b) {         \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32." type "." type " {" names "}, {" a_at "}, " b_at \
+                   ", 1, 1, 1, 1;\n"                                                                                     \
+                   : __VA_ARGS__                                                                                         \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                \
+    }                                                                                                                    \
+  };
+#define SPW_WARPGROUP_TURNED_ALL(Type, type)                                                                   \
+  SPW_WARPGROUP_TURNED(Type, type, 64, 32, SPW_NAMES_32, "%32,%33,%34,%35", "%36", SPW_REGS_32(c))             \
+  SPW_WARPGROUP_TURNED(Type, type, 128, 64, SPW_NAMES_64, "%64,%65,%66,%67", "%68", SPW_REGS_64(c))
+
+SPW_WARPGROUP_TURNED_ALL(__nv_bfloat16, "bf16")
+SPW_WARPGROUP_TURNED_ALL(__half, "f16")
+
+#undef SPW_WARPGROUP_TURNED_ALL
+#undef SPW_WARPGROUP_TURNED
 
 #undef SPW_WARPGROUP_PRODUCTS
 #undef SPW_WARPGROUP_PRODUCT

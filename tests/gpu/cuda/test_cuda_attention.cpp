@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/step_inputs.hpp"
 #include "tests/gpu/cuda/gpu.hpp"
 
@@ -22,7 +23,8 @@ struct Span {
 /// A step over a pool of random contents with scattered blocks; the block table has a stranger's entries around.
 class Scene {
  public:
-  Scene(const Shape& shape, std::vector<Span> spans, unsigned seed)
+  /// `poisoned`: keys and values behind a context's end are no numbers.
+  Scene(const Shape& shape, std::vector<Span> spans, unsigned seed, bool poisoned = false)
       : shape_(shape), spans_(std::move(spans)) {
     const int layers = 2, layer = 1;
     const std::size_t layer_elements = static_cast<std::size_t>(2 * shape.kv_heads * shape.block_size * shape.head_dim);
@@ -43,7 +45,10 @@ class Scene {
     params_.head_dim = shape.head_dim;
     params_.window = shape.window;
     params_.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-    pool_ = std::make_unique<ElementArray>(shape.element, random_values(layer_elements * layers * num_blocks_, seed + 1));
+    std::vector<float> pool = random_values(layer_elements * layers * num_blocks_, seed + 1);
+    if (poisoned) poison(pool);
+    pool_ = std::make_unique<ElementArray>(shape.element, std::move(pool));
+    params_.pool_blocks = static_cast<std::int64_t>(num_blocks_);
     qkv_ = std::make_unique<ElementArray>(
         shape.element,
         random_values(static_cast<std::size_t>(rows_ * (shape.heads + 2 * shape.kv_heads) * shape.head_dim), seed + 2, 2));
@@ -96,11 +101,23 @@ class Scene {
   }
 
  private:
-  [[nodiscard]] const float* at(std::size_t span, int key, int head, int part) const {
-    const int kv_head = head / (shape_.heads / shape_.kv_heads);
+  /// Of the pool.
+  [[nodiscard]] std::size_t offset(std::size_t span, int key, int kv_head, int part) const {
     const std::int64_t block = table_[static_cast<std::size_t>(tables_[span] + key / shape_.block_size)];
-    return pool_->values().data() + block * params_.block_elements + params_.layer_offset +
-           std::int64_t{(part * shape_.kv_heads + kv_head) * shape_.block_size + key % shape_.block_size} * shape_.head_dim;
+    return static_cast<std::size_t>(
+        block * params_.block_elements + params_.layer_offset +
+        std::int64_t{(part * shape_.kv_heads + kv_head) * shape_.block_size + key % shape_.block_size} * shape_.head_dim);
+  }
+  [[nodiscard]] const float* at(std::size_t span, int key, int head, int part) const {
+    return pool_->values().data() + offset(span, key, head / (shape_.heads / shape_.kv_heads), part);
+  }
+  void poison(std::vector<float>& pool) const {
+    for (std::size_t s = 0; s < spans_.size(); ++s) {
+      for (int key = spans_[s].position + spans_[s].tokens; key % shape_.block_size != 0; ++key) {
+        for (int i = 0; i < 2 * shape_.kv_heads; ++i)
+          std::fill_n(pool.begin() + static_cast<std::ptrdiff_t>(offset(s, key, i / 2, i % 2)), shape_.head_dim, NAN);
+      }
+    }
   }
 
   Shape shape_;
@@ -170,14 +187,16 @@ std::vector<float> run_decode(const Scene& scene, Element element, int split) {
   return values;
 }
 
-std::vector<float> run_prefill(const Scene& scene, Element element) {
+/// In tiles of at most `chunk` queries.
+std::vector<float> run_prefill(const Scene& scene, Element element, bool warpgroups = true, int chunk = kPrefillTile) {
   AttentionParams p = scene.params();
+  p.warpgroups = warpgroups;
   std::vector<PrefillTile> tiles;
   int row = 0;
   for (std::size_t s = 0; s < scene.spans().size(); ++s) {
     const Span& span = scene.spans()[s];
-    for (int t = 0; t < span.tokens; t += kPrefillTile)
-      tiles.push_back({row + t, std::min(kPrefillTile, span.tokens - t), span.position + t, scene.table(s)});
+    for (int t = 0; t < span.tokens; t += chunk)
+      tiles.push_back({row + t, std::min(chunk, span.tokens - t), span.position + t, scene.table(s)});
     row += span.tokens;
   }
   const DeviceArray<PrefillTile> device_tiles(tiles);
@@ -236,12 +255,15 @@ TEST_CASE("cuda attention: prefill equals the reference in whole prompts and chu
   const Element element = GENERATE(Element::kF16, Element::kBF16);
   for (const int head_dim : {64, 80, 96, 128, 256}) {
     for (const int window : {0, 1, 50, 130}) {
-      INFO("head_dim " << head_dim << ", window " << window);
-      const Shape shape{element, 4, window == 1 ? 4 : 2, head_dim, window == 50 ? 8 : 16, window};
+      const Shape shape{element, 4, window == 1 ? 4 : 2, head_dim, window == 50 ? 8 : window == 130 ? 256 : 16, window};
       REQUIRE(has_fast_prefill(element, head_dim));
-      const Scene scene(shape, {{0, 2}, {0, 63}, {0, 64}, {0, 65}, {0, 200}, {1, 17}, {64, 64}, {127, 130}},
-                        static_cast<unsigned>(head_dim + window));
-      CHECK(distance(run_prefill(scene, element), scene.expected()) < tolerance(element));
+      const Scene scene(shape, {{0, 2}, {0, 63}, {0, 64}, {0, 65}, {0, 200}, {1, 17}, {64, 64}, {127, 130}, {250, 300}},
+                        static_cast<unsigned>(head_dim + window), true);
+      const std::vector<double> expected = scene.expected();
+      for (const bool warpgroups : {true, false}) {
+        INFO("head_dim " << head_dim << ", window " << window << ", warpgroups " << warpgroups);
+        CHECK(distance(run_prefill(scene, element, warpgroups), expected) < tolerance(element));
+      }
     }
   }
 }
@@ -249,7 +271,22 @@ TEST_CASE("cuda attention: prefill equals the reference in whole prompts and chu
 TEST_CASE("cuda attention: the tail of a prompt of 8192 tokens") {
   SPW_NEEDS_GPU();
   const Scene scene({Element::kBF16, 2, 1, 128, 16, 0}, {{8100, 92}}, 6);
-  CHECK(distance(run_prefill(scene, Element::kBF16), scene.expected()) < tolerance(Element::kBF16));
+  const std::vector<double> expected = scene.expected();
+  for (const bool warpgroups : {true, false})
+    CHECK(distance(run_prefill(scene, Element::kBF16, warpgroups), expected) < tolerance(Element::kBF16));
+}
+
+TEST_CASE("cuda attention: a query's result is the same bits in whatever chunk it comes") {
+  SPW_NEEDS_GPU();
+  if (!has_warpgroup_products()) return;
+  for (const int head_dim : {64, 128}) {
+    for (const int window : {0, 50}) {
+      INFO("head_dim " << head_dim << ", window " << window);
+      const Scene scene({Element::kBF16, 4, 2, head_dim, 16, window}, {{0, 401}, {200, 333}}, 7, true);
+      const std::vector<float> whole = run_prefill(scene, Element::kBF16);
+      for (const int chunk : {1, 37, 100}) CHECK(run_prefill(scene, Element::kBF16, true, chunk) == whole);
+    }
+  }
 }
 
 }  // namespace spillway::gpu::cuda

@@ -60,6 +60,7 @@ SparseAttentionParams params_of(const SlotScene& scene, const Queries& queries, 
   p.slots = scene.slots();
   p.pool = p.slots.pool;
   p.block_elements = scene.block_elements();
+  p.pool_blocks = static_cast<std::int64_t>(scene.blocks());
   p.layer_offset = std::int64_t{2} * layer * shape.kv_heads * shape.block_size * shape.head_dim;
   p.block_size = shape.block_size;
   p.block_table = p.slots.block_table;
