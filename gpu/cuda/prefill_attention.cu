@@ -16,12 +16,6 @@ constexpr int kWarps = 8;
 constexpr int kQueries = kPrefillTile;
 constexpr int kKeys = 64;
 
-__device__ __forceinline__ void load_matrices(unsigned (&x)[4], const void* at) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address));
-}
 __device__ __forceinline__ void load_matrices_turned(unsigned (&x)[4], const void* at) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"

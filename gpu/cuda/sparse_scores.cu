@@ -3,7 +3,6 @@
 
 #include "gpu/cuda/launch.cuh"
 #include "gpu/cuda/mma.cuh"
-#include "gpu/cuda/ring.cuh"
 #include "gpu/cuda/sparse_decode.cuh"
 
 // Scores of a prompt's keys. A block has some keys of one KV head and goes through the queries, of which each
@@ -49,13 +48,6 @@ struct Sight {
 
 __device__ __forceinline__ float old_score(const SparseSequence& s, const UnitSlots& slots, int key) {
   return s.update == static_cast<int>(ScoreUpdate::kAdd) && key < s.span ? *slots.score(key) : 0.0f;
-}
-
-__device__ __forceinline__ void load_matrices(unsigned (&x)[4], const void* at) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address));
 }
 
 /// 16 bytes from global to shared memory; zeros when `from` is null.
