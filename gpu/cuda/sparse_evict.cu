@@ -7,7 +7,7 @@
 namespace spillway::gpu::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256;  // and values of a digit
 constexpr int kReach = static_cast<int>(kSnapKvReach);
 constexpr float kReported = -2.0f;  // a hole in a block that was reported as empty
 
@@ -58,10 +58,68 @@ __global__ void sparse_sums(const SparseSlots p) {
   p.sums[std::int64_t{s.scratch} * p.layers + std::int64_t{group} * padded_span(s.span) + slot] = sum;
 }
 
-/// One block a group: finds the evict-th least worth digit by digit, then makes holes of all up to it.
+/// The largest worth of the `count` least worth ones, found digit by digit from the top; no less than the
+/// largest of all if there are fewer. worth_at(slot, worth): false for slots that may not go. Called by a
+/// block.
+template <class WorthAt>
+__device__ std::uint64_t worth_of_last(int span, int count, WorthAt&& worth_at) {
+  __shared__ int histogram[kThreads], sums[kThreads / 32], digit, left, in_digit;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  std::uint64_t prefix = 0, known = 0, worth = 0;
+  if (threadIdx.x == 0) left = count;
+  for (int shift = 56; shift >= 0; shift -= 8) {
+    histogram[threadIdx.x] = 0;
+    if (threadIdx.x == 0) digit = 255, in_digit = 0;
+    __syncthreads();
+    for (int slot = threadIdx.x; slot < span; slot += kThreads)
+      if (worth_at(slot, worth) && (worth & known) == prefix) atomicAdd(&histogram[worth >> shift & 255], 1);
+    __syncthreads();
+    const int own = histogram[threadIdx.x], wanted = left;
+    int up_to = own;  // with this digit or a smaller one
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int below = __shfl_up_sync(0xffffffffu, up_to, offset);
+      if (lane >= offset) up_to += below;
+    }
+    if (lane == 31) sums[warp] = up_to;
+    __syncthreads();
+    for (int i = 0; i < warp; ++i) up_to += sums[i];
+    if (up_to >= wanted && up_to - own < wanted) {
+      digit = static_cast<int>(threadIdx.x);
+      in_digit = own;
+      left = wanted - (up_to - own);
+    }
+    __syncthreads();
+    prefix |= static_cast<std::uint64_t>(digit) << shift;
+    known |= std::uint64_t{255} << shift;
+    const bool whole = left >= in_digit;  // all with these digits go
+    __syncthreads();
+    if (whole) break;
+  }
+  return prefix | ~known;
+}
+
+/// The least worth of all; the largest number there is if no slot may go. Called by a block.
+template <class WorthAt>
+__device__ std::uint64_t least_worth(int span, WorthAt&& worth_at) {
+  __shared__ std::uint64_t of_warps[kThreads / 32];
+  std::uint64_t least = ~std::uint64_t{0}, worth = 0;
+  for (int slot = threadIdx.x; slot < span; slot += kThreads)
+    if (worth_at(slot, worth) && worth < least) least = worth;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) {
+    const std::uint64_t other = __shfl_xor_sync(0xffffffffu, least, offset);
+    if (other < least) least = other;
+  }
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = least;
+  __syncthreads();
+  for (const std::uint64_t of_warp : of_warps)
+    if (of_warp < least) least = of_warp;
+  return least;
+}
+
+/// One block a group: makes holes of the evict least worth. Worths differ, as positions do.
 __global__ void sparse_evict(const SparseSlots p) {
-  __shared__ int histogram[256];
-  __shared__ int digit, left;
   const SparseSequence s = p.sequences[blockIdx.y];
   const Groups groups(p, s);
   const int group = blockIdx.x;
@@ -75,28 +133,9 @@ __global__ void sparse_evict(const SparseSlots p) {
     worth = worth_of(s, group, position, groups.units == 1 ? *slots.score(slot) : sums[slot]);
     return true;
   };
-  std::uint64_t prefix = 0, known = 0, worth = 0;
-  if (threadIdx.x == 0) left = s.evict;
-  for (int shift = 56; shift >= 0; shift -= 8) {
-    histogram[threadIdx.x] = 0;
-    __syncthreads();
-    for (int slot = threadIdx.x; slot < s.span; slot += kThreads)
-      if (worth_at(slot, worth) && (worth & known) == prefix) atomicAdd(&histogram[worth >> shift & 255], 1);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int rest = left, d = 0;
-      while (d < 255 && rest > histogram[d]) rest -= histogram[d++];
-      digit = d;
-      left = rest;
-    }
-    __syncthreads();
-    prefix |= static_cast<std::uint64_t>(digit) << shift;
-    known |= std::uint64_t{255} << shift;
-    const bool whole = left >= histogram[digit];  // all with these digits go
-    __syncthreads();
-    if (whole) break;
-  }
-  const std::uint64_t last = prefix | ~known;
+  const std::uint64_t last =
+      s.evict == 1 ? least_worth(s.span, worth_at) : worth_of_last(s.span, s.evict, worth_at);
+  std::uint64_t worth = 0;
   for (int slot = threadIdx.x; slot < s.span; slot += kThreads) {
     if (!worth_at(slot, worth) || worth > last) continue;
     for (int unit = first_unit; unit < first_unit + groups.units; ++unit) {

@@ -63,6 +63,7 @@ SparseSequence sparse_sequence(const SequenceStep& s, const SparseStep& step, st
   if (q.frees != 0)
     shape.freed_blocks = std::max(shape.freed_blocks, static_cast<std::int32_t>(step.span / block_size));
   shape.rows |= q.tokens == 1;
+  if (q.tokens > 1) shape.longest_chunk = std::max(shape.longest_chunk, q.tokens);
   shape.pools |= pools;
   shape.slots += padded_span(step.span);
   ++shape.sequences;

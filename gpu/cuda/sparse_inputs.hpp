@@ -16,6 +16,7 @@ namespace spillway::gpu::cuda {
 struct SparseShape {
   std::uint32_t sequences = 0;    // launched over, with padding
   std::uint32_t slots = 0;        // of all their spans, each up to a multiple of 4
+  std::int32_t longest_chunk = 0;  // tokens; 0 where all have one
   std::int32_t scored_span = 0;   // the longest of the prompts' chunks with queries that count
   std::int32_t evicted_span = 0;  // of those that evict behind the last layer
   std::int32_t freed_blocks = 0;  // full ones of those that report them

@@ -73,7 +73,7 @@ SparseSlots SparseMemory::slots(const StepInputs& in, const SparseShape& shape) 
 }
 
 void SparseMemory::begin(const StepInputs& in, const SparseShape& shape, cudaStream_t stream) const {
-  launch_sparse_place(slots(in, shape), stream);
+  launch_sparse_place(slots(in, shape), shape.longest_chunk, stream);
 }
 
 void SparseMemory::finish(const StepInputs& in, const SparseShape& shape, int key_bytes,

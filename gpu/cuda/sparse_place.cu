@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "gpu/cuda/sparse_slots.cuh"
 
 namespace spillway::gpu::cuda {
@@ -33,9 +35,10 @@ __device__ int first_hole(const UnitSlots& slots, int span, int lane) {
   return span - 1;
 }
 
-/// What a prompt's chunk brings to one unit: slot = position. Called by a warp.
+/// What a prompt's chunk brings to one unit: slot = position. Called by a warp of each of the grid's layers.
 __device__ void place_chunk(const SparseSequence& s, const UnitSlots& slots, int lane) {
-  for (int t = lane; t < s.tokens; t += 32) {
+  const int step = 32 * static_cast<int>(gridDim.z);
+  for (int t = static_cast<int>(blockIdx.z) * 32 + lane; t < s.tokens; t += step) {
     const int slot = s.span - s.tokens + t;
     *slots.position(slot) = static_cast<float>(s.position + t);
     *slots.score(slot) = 0;
@@ -56,6 +59,7 @@ __device__ int known_slot(const SparseSlots& p, const SparseSequence& s, int uni
 __global__ void sparse_place(const SparseSlots p) {
   if (static_cast<int>(blockIdx.y) >= *p.count) return;
   const SparseSequence s = p.sequences[blockIdx.y];
+  if (s.tokens == 1 && blockIdx.z > 0) return;
   const int units = p.layers * p.kv_heads, lane = threadIdx.x % 32;
   const int first = blockIdx.x * kThreads + static_cast<int>(threadIdx.x) - lane,
             unit = min(first + lane, units - 1);
@@ -81,8 +85,10 @@ __global__ void sparse_place(const SparseSlots p) {
 
 }  // namespace
 
-void launch_sparse_place(const SparseSlots& p, cudaStream_t stream) {
-  const dim3 grid((p.layers * p.kv_heads + kThreads - 1) / kThreads, p.launched);
+void launch_sparse_place(const SparseSlots& p, int chunk_max, cudaStream_t stream) {
+  constexpr int kTokens = 64, kMostLayers = 16;  // of a chunk, for a layer of the grid
+  const int layers = std::clamp(chunk_max / kTokens, 1, kMostLayers);
+  const dim3 grid((p.layers * p.kv_heads + kThreads - 1) / kThreads, p.launched, layers);
   sparse_place<<<grid, kThreads, 0, stream>>>(p);
 }
 

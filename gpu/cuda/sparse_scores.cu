@@ -37,11 +37,8 @@ struct Sight {
     const int at = position + token;
     return token >= first && token < tokens && key <= at && (window == 0 || key > at - window);
   }
-  /// Whether each of these tokens, all of them the chunk's, sees each of these keys.
-  __device__ bool sees_all(int token, int tokens_of, int key, int keys) const {
-    return key + keys - 1 <= position + token &&
-           (window == 0 || key > position + token + tokens_of - 1 - window);
-  }
+  /// How far back a query looks, itself with it: it sees key k if unsigned(its position - k) is less.
+  __device__ unsigned reach() const { return window > 0 ? window : 0x7fffffffu; }
   /// The first token of the chunk that can see any key from `key` on.
   __device__ int from(int key) const { return max(first, key - position); }
 };
@@ -50,11 +47,15 @@ __device__ __forceinline__ float old_score(const SparseSequence& s, const UnitSl
   return s.update == static_cast<int>(ScoreUpdate::kAdd) && key < s.span ? *slots.score(key) : 0.0f;
 }
 
-/// 16 bytes from global to shared memory; zeros when `from` is null.
-__device__ __forceinline__ void copy_or_clear(void* to, const void* from, const void* anywhere) {
+/// 16 bytes from global to shared memory.
+__device__ __forceinline__ void copy_16(void* to, const void* from) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address),
-               "l"(from != nullptr ? from : anywhere), "r"(from != nullptr ? 16 : 0));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from));
+}
+
+__device__ __forceinline__ void copy_4(float* to, const float* from) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from));
 }
 
 /// What a block has in shared memory: two tiles of queries, whose place the block's keys take first.
@@ -68,13 +69,15 @@ struct ScoreTiles {
   float lse[2][kQueries];  // infinite for queries that do not count
   static_assert(kKeys <= 2 * kQueries);
 
-  /// Rows [0, count) from `row_at(i)`, null for zeros, begin to come to `to`.
-  template <class RowAt>
-  static __device__ void fetch(T* to, int count, const void* anywhere, RowAt&& row_at) {
-    for (int i = threadIdx.x; i < count * kChunks; i += kThreads) {
-      const T* from = row_at(i / kChunks);
-      copy_or_clear(to + i / kChunks * kStride + i % kChunks * 8,
-                    from != nullptr ? from + i % kChunks * 8 : nullptr, anywhere);
+  /// Rows [0, kCount) from `row_at(i)` begin to come to `to`.
+  template <int kCount, class RowAt>
+  static __device__ void fetch(T* to, RowAt&& row_at) {
+    constexpr int kRounds = (kCount * kChunks + kThreads - 1) / kThreads;
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {  // whose addresses do not wait for each other
+      const int i = round * kThreads + static_cast<int>(threadIdx.x);
+      if (kCount * kChunks % kThreads != 0 && i >= kCount * kChunks) break;
+      copy_16(to + i / kChunks * kStride + i % kChunks * 8, row_at(i / kChunks) + i % kChunks * 8);
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
@@ -96,11 +99,12 @@ __global__ void __launch_bounds__(kThreads, kHeadDim > 128 ? 2 : 4) sparse_score
 
   const T* pool =
       static_cast<const T*>(p.pool) + p.layer_offset + std::int64_t{kv_head} * p.block_size * kHeadDim;
-  Tiles::fetch(tiles.rows[0], Tiles::kKeys, p.qkv, [&](int i) -> const T* {
-    const int key = first_key + i;
-    if (key >= s.span) return nullptr;
-    return pool + p.block_table[s.table + key / p.block_size] * p.block_elements +
-           key % p.block_size * kHeadDim;
+  const int shift = __ffs(p.block_size) - 1;
+  // What is over is the last key again, and the last query below: neither counts.
+  Tiles::template fetch<Tiles::kKeys>(tiles.rows[0], [&](int i) {
+    const int key = min(first_key + i, s.span - 1);
+    const std::int64_t block = p.block_table[s.table + (key >> shift)];
+    return pool + block * p.block_elements + (key & (p.block_size - 1)) * kHeadDim;
   });
   asm volatile("cp.async.wait_group 0;" ::: "memory");
   __syncthreads();
@@ -117,32 +121,35 @@ __global__ void __launch_bounds__(kThreads, kHeadDim > 128 ? 2 : 4) sparse_score
   const int row_size = (p.heads + 2 * p.kv_heads) * kHeadDim;
   const int begin = sight.from(first_key);
   const int end = p.window > 0 ? min(s.tokens, first_key + Tiles::kKeys + p.window - s.position) : s.tokens;
-  const int rounds =
-      max(0, (end - begin + kQueries - 1) / kQueries) * group;  // a tile's heads follow each other
-  const auto fetch = [&](int round) {
-    const int first = begin + round / group * kQueries, head = kv_head * group + round % group;
-    Tiles::fetch(tiles.rows[round % 2], kQueries, p.qkv, [&](int i) -> const T* {
-      if (first + i >= end) return nullptr;
-      return static_cast<const T*>(p.qkv) + std::int64_t{s.row + first + i} * row_size + head * kHeadDim;
-    });
+  const auto fetch = [&](int to, int first, int member) {
+    const int last = end - 1 - first, head = kv_head * group + member;
+    const T* queries = static_cast<const T*>(p.qkv) + std::int64_t{s.row + first} * row_size + head * kHeadDim;
     if (threadIdx.x < kQueries) {
-      const int token = first + static_cast<int>(threadIdx.x);
-      tiles.lse[round % 2][threadIdx.x] =
-          token < end ? p.lse[std::int64_t{s.row + token} * p.heads + head] : INFINITY;
+      const int i = threadIdx.x;
+      if (i <= last) {
+        copy_4(&tiles.lse[to][i], p.lse + std::int64_t{s.row + first + i} * p.heads + head);
+      } else {
+        tiles.lse[to][i] = INFINITY;
+      }
     }
+    Tiles::template fetch<kQueries>(tiles.rows[to],
+                                    [&](int i) { return queries + std::int64_t{min(i, last)} * row_size; });
   };
 
   float sum[kMatrices][2] = {};  // of this lane's queries, for its two rows of each matrix
   const float scale = p.scale * 1.4426950408889634f;
-  if (rounds > 0) fetch(0);
-  for (int round = 0; round < rounds; ++round) {
+  const unsigned reach = sight.reach();
+  int first = begin, member = 0;  // a tile's tokens and query head; its heads follow each other
+  if (first < end) fetch(0, first, member);
+  for (int now = 0; first < end; now ^= 1) {
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncthreads();  // this tile is here, and all are through with the one before
-    if (round + 1 < rounds) fetch(round + 1);
-    const int first = begin + round / group * kQueries;
-    const T* queries = tiles.rows[round % 2];
-    const float* lse = tiles.lse[round % 2];
-    const bool all = sight.sees_all(first, kQueries, first_key, Tiles::kKeys);
+    const int next_member = member + 1 < group ? member + 1 : 0;
+    const int next = next_member == 0 ? first + kQueries : first;
+    if (next < end) fetch(now ^ 1, next, next_member);
+    const T* queries = tiles.rows[now];
+    const float* lse = tiles.lse[now];
+    const int ahead = sight.position + first + lane % 4 * 2 - (first_key + warp * kMatrices * 16 + lane / 4);
 #pragma unroll
     for (int n = 0; n < kQueries / 16; ++n) {
       float dot[kMatrices][2][4] = {};
@@ -164,13 +171,16 @@ __global__ void __launch_bounds__(kThreads, kHeadDim > 128 ? 2 : 4) sparse_score
         for (int m = 0; m < kMatrices; ++m) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const int key = first_key + (warp * kMatrices + m) * 16 + lane / 4 + i / 2 * 8;
+            // Tokens before the first that is scored have no round, those after the chunk give nothing.
             const float given = power_of_two(dot[m][h][i] * scale - (i % 2 == 0 ? norm.x : norm.y));
-            if (all || sight.sees(first + query + i % 2, key)) sum[m][i / 2] += given;
+            const unsigned back = ahead + n * 16 + h * 8 + i % 2 - (m * 16 + i / 2 * 8);
+            sum[m][i / 2] += back < reach ? given : 0.0f;
           }
         }
       }
     }
+    first = next;
+    member = next_member;
   }
 
   const UnitSlots slots(p.slots, s.table, p.layer * p.kv_heads + kv_head);

@@ -82,9 +82,10 @@ struct SparseSlots {
   int launched = 0;                 // sequences that launches cover: *count, or more in a graph
 };
 
-/// Positions and scores of the step's tokens, in all layers. Not overlapped: what comes behind may read them
-/// at once.
-void launch_sparse_place(const SparseSlots& p, cudaStream_t stream);
+/// Positions and scores of the step's tokens, in all layers. `chunk_max`: tokens of the longest chunk of a
+/// prompt, which decides over how much the work spreads. Not overlapped: what comes behind may read them at
+/// once.
+void launch_sparse_place(const SparseSlots& p, int chunk_max, cudaStream_t stream);
 
 /// Decode attention of a step with sparsified sequences, exact ones beside them. Items of the former are over
 /// slots and name their sequence; scores and early evictions are done when it ends.

@@ -123,7 +123,7 @@ void check_decode(const SlotShape& shape, Kernel kernel, int split, unsigned see
     }
   }
   scene.upload();
-  launch_sparse_place(scene.slots(), nullptr);
+  launch_sparse_place(scene.slots(), 0, nullptr);
   finish();
   scene.bytes = scene.read();  // with the step's token in its slot, of which the keys are random as all are
   const int layer = 1, rows = static_cast<int>(scene.sequences().size());
@@ -297,7 +297,7 @@ TEST_CASE(
             s.first_scored = std::clamp(first - at, 0, count);
             const DeviceArray<SparseSequence> now(std::vector<SparseSequence>{s});
             p.slots.sequences = now.data();
-            if (at == 0) launch_sparse_place(p.slots, nullptr);
+            if (at == 0) launch_sparse_place(p.slots, count, nullptr);
             std::vector<PrefillTile> tiles;
             for (int t = 0; t < count; t += kPrefillTile)
               tiles.push_back({at + t, std::min(kPrefillTile, count - t), at + t, s.table});
@@ -319,7 +319,7 @@ TEST_CASE(
             } else {
               launch_row_attention(p, nullptr);
             }
-            if (at > 0) launch_sparse_place(p.slots, nullptr);
+            if (at > 0) launch_sparse_place(p.slots, count, nullptr);
             if (s.first_scored < s.tokens) launch_sparse_scores(p, std::array{0}, s.span, nullptr);
             finish();
             at += count - std::min(chunk, tokens - at);

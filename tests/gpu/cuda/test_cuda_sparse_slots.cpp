@@ -44,7 +44,7 @@ TEST_CASE("cuda slots: a token takes each head's first hole, noted or not, or th
     s.reuse = s.one_hole = 1;
   }
   scene.upload();
-  launch_sparse_place(scene.slots(), nullptr);
+  launch_sparse_place(scene.slots(), 256, nullptr);
   finish();
   const std::vector<std::uint8_t> after = scene.read();
   const std::vector<SparsePlace> places = scene.places();
