@@ -18,9 +18,15 @@ __host__ __device__ constexpr int lanes_for(int head_dim) {
   return head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32;
 }
 
+/// At the end of a sparsified sequence's block its scores come and go, and no keys: many blocks hide that, each
+/// with fewer keys under way. The figures are in docs/decisions/037.
+__host__ __device__ constexpr bool many_blocks(int group, int head_dim, bool sparse) {
+  return sparse && group == 1 && head_dim <= 128;
+}
+
 /// Of a kernel on a multiprocessor at a time.
 __host__ __device__ constexpr int blocks_wanted(int group, int head_dim, bool sparse) {
-  return group == 4 ? 4 : sparse && group == 1 && head_dim <= 128 ? 6 : 1;
+  return group == 4 ? 4 : many_blocks(group, head_dim, sparse) ? 8 : 1;
 }
 
 template <class T>
@@ -36,7 +42,8 @@ template <class T, int kHeadDim, int kGroup, class Params>
 __global__ void __launch_bounds__(kDecodeWarps * 32, blocks_wanted(kGroup, kHeadDim, kIsSparse<Params>))
     decode_attention(const Params p) {
   constexpr int kLanes = lanes_for(kHeadDim), kKeysAWarp = 32 / kLanes, kGroups = kDecodeWarps * kKeysAWarp;
-  constexpr int kInFlight = 4;  // keys a lane group has under way; more cost registers, and blocks with them
+  // Keys a lane group has under way; more cost registers, and blocks with them.
+  constexpr int kInFlight = many_blocks(kGroup, kHeadDim, kIsSparse<Params>) ? 2 : 4;
   constexpr int kStep = kGroups * kInFlight;
   let_next_start();
   // The step's inputs, and keys and values of all tokens but the step's own, were there before the kernel in
