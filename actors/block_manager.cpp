@@ -11,7 +11,8 @@ class BlockManager {
   BlockManager(runtime::Address<BlockManagerMessage> self, BlockManagerConfig config)
       : self_(std::move(self)),
         config_(std::move(config)),
-        tables_(BlockPool(config_.num_blocks, config_.block_size, config_.prefix_caching)) {}
+        tables_(BlockPool(config_.num_blocks, config_.block_size, config_.prefix_caching,
+                          config_.usual_blocks)) {}
 
   void handle(AdmitSequence& message) {
     if (message.sparse.on())

@@ -27,6 +27,7 @@ struct BlockManagerStats {
 
 struct BlockManagerConfig {
   std::uint32_t num_blocks = 0;
+  std::uint32_t usual_blocks = ~0u;  // the others are for sequences alone, see BlockPool
   std::uint32_t block_size = 16;
   bool prefix_caching = true;
   bool count_slots = false;  // at every step: BlockManagerStats::slots and what follows

@@ -7,8 +7,12 @@
 
 namespace spillway::actors {
 
-BlockPool::BlockPool(std::uint32_t num_blocks, std::uint32_t block_size, bool prefix_caching)
-    : block_size_(block_size), prefix_caching_(prefix_caching), blocks_(num_blocks) {
+BlockPool::BlockPool(std::uint32_t num_blocks, std::uint32_t block_size, bool prefix_caching,
+                     std::uint32_t usual_blocks)
+    : block_size_(block_size),
+      prefix_caching_(prefix_caching),
+      usual_blocks_(usual_blocks),
+      blocks_(num_blocks) {
   SPW_CHECK(block_size > 0);
   free_.reserve(num_blocks);
   for (std::uint32_t i = num_blocks; i-- > 0;) free_.push_back(i);
@@ -42,9 +46,13 @@ void BlockPool::forget(Block& block) {
 
 std::optional<gpu::BlockId> BlockPool::allocate() {
   std::uint32_t index;
-  if (!free_.empty()) {
+  // Blocks that never were used lie at the bottom of the stack, the first on top of them.
+  const bool has_free =
+      !free_.empty() && (free_.back() < std::max(touched_, usual_blocks_) || oldest_ == kNone);
+  if (has_free) {
     index = free_.back();
     free_.pop_back();
+    touched_ = std::max(touched_, index + 1);
   } else if (oldest_ != kNone) {
     index = oldest_;
     unlink(index);

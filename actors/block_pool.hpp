@@ -24,7 +24,10 @@ namespace spillway::actors {
 
 class BlockPool {
  public:
-  BlockPool(std::uint32_t num_blocks, std::uint32_t block_size, bool prefix_caching);
+  /// Of `num_blocks`, those from `usual_blocks` on are there for sequences alone: a cached block is forgotten
+  /// before one of them is used for the first time.
+  BlockPool(std::uint32_t num_blocks, std::uint32_t block_size, bool prefix_caching,
+            std::uint32_t usual_blocks = ~0u);
 
   [[nodiscard]] std::uint32_t total() const noexcept { return static_cast<std::uint32_t>(blocks_.size()); }
   [[nodiscard]] std::uint32_t block_size() const noexcept { return block_size_; }
@@ -33,7 +36,8 @@ class BlockPool {
   [[nodiscard]] std::uint32_t held() const noexcept { return held_; }
   [[nodiscard]] std::uint32_t references(gpu::BlockId id) const { return at(id).references; }
 
-  /// A block with one reference; prefers free ones, then forgets the least recently released cached one.
+  /// A block with one reference; prefers free ones, then forgets the least recently released cached one, then
+  /// takes one beyond the usual that never was used.
   [[nodiscard]] std::optional<gpu::BlockId> allocate();
   void retain(gpu::BlockId id);
   /// Gives one reference back. The last one makes the block cached if its content is indexed, else free.
@@ -68,6 +72,8 @@ class BlockPool {
 
   std::uint32_t block_size_;
   bool prefix_caching_;
+  std::uint32_t usual_blocks_;
+  std::uint32_t touched_ = 0;  // blocks [0, touched_) have been used
   std::uint32_t held_ = 0;
   std::vector<Block> blocks_;
   std::vector<std::uint32_t>

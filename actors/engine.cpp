@@ -169,6 +169,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
                                               .eos_ids = {eos.begin(), eos.end()},
                                               .tokenizer = state->tokenizer ? &*state->tokenizer : nullptr,
                                               .prefix_caching = set.enable_prefix_caching,
+                                              .usual_blocks = state->device.usual_blocks,
                                               .max_itl_stretch = set.max_itl_stretch,
                                               .sparse_default = set.sparse_kv,
                                               .sparse_budget_min = set.sparse_kv_budget_min,
@@ -334,6 +335,13 @@ std::size_t default_kv_cache_bytes(const model::ModelSpec& spec, gpu::KvDType dt
   constexpr std::size_t kUsual = std::size_t{224} << 20;
   const std::size_t longest = kv_bytes_per_token(spec, dtype) * max_model_len;
   return std::min(std::max(kUsual, longest), machine_bytes / 2);
+}
+
+std::size_t grown_kv_cache_bytes(const model::ModelSpec& spec, gpu::KvDType dtype, std::uint32_t max_model_len,
+                                 std::uint32_t max_num_seqs, std::size_t usual, std::size_t available_bytes) {
+  constexpr std::size_t kMost = std::size_t{2} << 30;
+  const std::size_t all = kv_bytes_per_token(spec, dtype) * max_model_len * max_num_seqs;
+  return std::max(usual, std::min({kMost, all, available_bytes / 8}));
 }
 
 }  // namespace spillway

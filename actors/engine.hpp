@@ -85,6 +85,8 @@ struct EngineOptions {
   std::uint32_t sparse_kv_budget_min = 0;  // tokens; requests with a smaller budget are refused
   std::uint32_t threads = 0;  // of the host device; 0: all cores
   bool populate_kv_cache = false;  // on the host: make the cache's memory resident ahead, in the background
+  bool kv_cache_grows = false;  // on the host, with kv_cache_memory_bytes 0: beyond the default when sequences
+                                // need it, see grown_kv_cache_bytes
   std::string cpu_target;     // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
   bool simulate_device =
       false;  // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest
@@ -229,6 +231,12 @@ class Engine {
 /// but at most half of the machine's memory.
 [[nodiscard]] std::size_t default_kv_cache_bytes(const model::ModelSpec& spec, gpu::KvDType dtype,
                                                  std::uint32_t max_model_len, std::size_t machine_bytes);
+
+/// What a pool of `usual` bytes may grow to: 2 GiB, but at most an eighth of the memory that is available and
+/// what `max_num_seqs` sequences of max_model_len need; never less than `usual`.
+[[nodiscard]] std::size_t grown_kv_cache_bytes(const model::ModelSpec& spec, gpu::KvDType dtype,
+                                               std::uint32_t max_model_len, std::uint32_t max_num_seqs,
+                                               std::size_t usual, std::size_t available_bytes);
 
 /// Bytes of one token's keys and values over all layers.
 [[nodiscard]] std::size_t kv_bytes_per_token(const model::ModelSpec& spec, gpu::KvDType dtype);

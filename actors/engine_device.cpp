@@ -9,6 +9,7 @@
 
 #include "actors/engine.hpp"
 #include "gpu/cuda/open_device.hpp"
+#include "gpu/host/available_memory.hpp"
 #include "gpu/host/host_device.hpp"
 #include "gpu/ranks/lead_peers.hpp"
 #include "gpu/sim/sim_device.hpp"
@@ -150,24 +151,35 @@ Result<std::unique_ptr<gpu::Device>> open_cuda(const EngineOptions& set, const m
 }
 
 Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const model::Model& model,
-                                               gpu::DeviceOptions& options, DeviceTrack* track) {
+                                               EngineDevice& opened) {
+  gpu::DeviceOptions& options = opened.options;
   if (set.load_format == model::LoadFormat::kDummy) {
     return Error{Errc::kInvalidArgument,
                  "--load-format dummy makes random weights on a GPU; the host device has none"};
   }
+  std::size_t usual_bytes = options.kv_cache_memory_bytes;
   if (options.kv_cache_memory_bytes == 0) {
-    options.kv_cache_memory_bytes =
+    options.kv_cache_memory_bytes = usual_bytes =
         default_kv_cache_bytes(model.spec(), options.kv_dtype, options.max_model_len, machine_memory_bytes());
+    if (set.kv_cache_grows) {
+      options.kv_cache_memory_bytes =
+          grown_kv_cache_bytes(model.spec(), options.kv_dtype, options.max_model_len, options.max_num_seqs,
+                               usual_bytes, gpu::host::available_memory_bytes());
+    }
   }
-  gpu::host::HostOptions host{
-      .threads = set.threads, .span_hook = track, .populate_kv_pool = set.populate_kv_cache};
+  gpu::host::HostOptions host{.threads = set.threads,
+                              .span_hook = opened.track.get(),
+                              .resident_kv_bytes = set.populate_kv_cache ? usual_bytes : 0};
   if (!set.cpu_target.empty()) {
     Result<gpu::host::CpuTarget> target = gpu::host::parse_cpu_target(set.cpu_target);
     if (!target.ok()) return std::move(target).error();
     host.cpu_target = *target;
   }
-  return gpu::host::HostDevice::create(model.spec(), model.weights(), options, host,
-                                       weights_listener(set, model));
+  Result<std::unique_ptr<gpu::Device>> device = gpu::host::HostDevice::create(
+      model.spec(), model.weights(), options, host, weights_listener(set, model));
+  if (device.ok() && usual_bytes < options.kv_cache_memory_bytes)
+    opened.usual_blocks = static_cast<std::uint32_t>(usual_bytes / (*device)->info().kv_block_bytes);
+  return device;
 }
 
 }  // namespace
@@ -197,7 +209,7 @@ Result<EngineDevice> open_engine_device(const EngineOptions& set, const model::M
   }
   if (!device.ok()) {
     opened.options = device_options(set, model, max_model_len, false);
-    device = open_host(set, model, opened.options, opened.track.get());
+    device = open_host(set, model, opened);
   }
   if (!device.ok()) return std::move(device).error();
   opened.device = *std::move(device);

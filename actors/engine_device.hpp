@@ -26,6 +26,7 @@ struct EngineDevice {
   ~EngineDevice();
 
   gpu::DeviceOptions options;          // as the device was opened
+  std::uint32_t usual_blocks = ~0u;    // the others come only when sequences need them
   std::string why_host;                // why DeviceKind::kAuto took the host; empty otherwise
   std::unique_ptr<DeviceTrack> track;  // null: no tracing
   std::unique_ptr<gpu::ranks::RankPeers> peers;  // null: no other nodes

@@ -36,6 +36,7 @@ Serving::Serving(runtime::Executor& executor, const ServingConfig& config)
                  TransferEngineConfig{.decoder = decoder_address, .block_manager = block_manager_address});
   executor.start(block_manager_address, block_manager,
                  BlockManagerConfig{.num_blocks = info.num_blocks,
+                                    .usual_blocks = config.usual_blocks,
                                     .block_size = block_size,
                                     .prefix_caching = config.prefix_caching,
                                     .count_slots = config.device_options.sparse_kv || config.on_slots,

@@ -24,6 +24,7 @@ struct ServingConfig {
   std::vector<TokenId> eos_ids;
   const model::Tokenizer* tokenizer = nullptr;  // outlives the actors; null: tokens without text
   bool prefix_caching = true;
+  std::uint32_t usual_blocks = ~0u;  // see BlockManagerConfig
   double max_itl_stretch = 0;                       // see step_pace.hpp
   model::SparseKvParams sparse_default;             // needs device_options.sparse_kv
   std::uint32_t sparse_budget_min = 0;              // tokens

@@ -75,7 +75,8 @@ void add_engine_group(CLI::App& command, EngineOptions& options) {
                             {"bf16", KvCacheDType::kBF16},
                             {"q8_0", KvCacheDType::kQ8_0}});
   add_value(command, "--kv-cache-memory-bytes", "SIZE",
-            "memory for keys and values, such as 512MiB or 2G [224MiB, or what one longest sequence needs; what a GPU has free]",
+            "memory for keys and values, such as 512MiB or 2G [224MiB, or what one longest sequence needs; serve: up to 2GiB"
+            " when sequences need it; what a GPU has free]",
             [&options](const std::string& text) -> Result<void> {
               const Result<std::uint64_t> value = parse_bytes(text);
               if (!value) return value.error();

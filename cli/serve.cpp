@@ -39,6 +39,7 @@ struct ServeOptions {
   ServeOptions() {
     engine.max_itl_stretch = kMaxItlStretch;
     engine.populate_kv_cache = true;
+    engine.kv_cache_grows = true;
   }
 };
 

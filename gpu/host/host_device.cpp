@@ -72,7 +72,8 @@ class Executor {
         rows_(options.max_num_seqs),
         sampler_scratch_(team_->size()) {
     tokens_.reserve(options.max_num_batched_tokens);
-    if (host_options.populate_kv_pool) populator_.emplace(pool_.data(), pool_.mapped_bytes());
+    if (host_options.resident_kv_bytes > 0)
+      populator_.emplace(pool_.data(), pool_.mapped_bytes(), host_options.resident_kv_bytes);
   }
 
   [[nodiscard]] StepResult step(const StepPlan& plan) {
@@ -116,6 +117,7 @@ class Executor {
       if (!sequence.token_from_row) continue;
       tokens_[sequence.token_offset] = rows_[static_cast<std::uint32_t>(sequence.row)].last_token;
     }
+    if (populator_) reach_ahead(plan);
     forward_.prepare(plan, tokens_);
     const std::uint32_t samples = forward_.num_samples();
     result.tokens.resize(samples);
@@ -150,6 +152,15 @@ class Executor {
       result.tokens.clear();
       return;
     }
+  }
+
+  /// Sequences that have got beyond the memory that is resident will want more soon.
+  void reach_ahead(const StepPlan& plan) {
+    constexpr std::size_t kAhead = std::size_t{32} << 20;
+    if (plan.block_table.empty()) return;
+    const auto last = static_cast<std::size_t>(*std::ranges::max_element(plan.block_table));
+    const std::size_t reached = (last + 1) * layout_.block_bytes;
+    if (reached > host_options_.resident_kv_bytes) populator_->extend_to(reached + kAhead);
   }
 
   void draw(const StepPlan& plan, std::uint32_t i, SamplerScratch& scratch, StepResult& result) {

@@ -24,7 +24,8 @@ struct HostOptions {
   ClockFn clock;                           // ns, monotonic; empty: the system's steady clock
   SpanHook* span_hook = nullptr;           // outlives the device; may be null
   bool phase_sums = false;                 // keep phase_sums_ns()
-  bool populate_kv_pool = false;           // make its pages resident at once, in the background
+  std::size_t resident_kv_bytes = 0;       // of the KV pool's memory: made resident at once, in the background;
+                                           // what steps need beyond that, shortly before. 0: nothing is
 
   // For tests and calibration.
   std::function<bool(const StepPlan&)> fail_step;  // true: the step fails before it writes anything

@@ -6,9 +6,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <fstream>
-#include <limits>
-#include <string>
+
+#include "gpu/host/available_memory.hpp"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -21,35 +20,47 @@ constexpr std::size_t kPiece = std::size_t{2} << 20;
 constexpr std::size_t kPiecesPerLook = 16;                 // at the memory that is left
 constexpr std::size_t kLeftFree = std::size_t{256} << 20;  // to everybody else
 
-/// Bytes that the system can give without swapping; plenty where it does not say.
-std::size_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  for (std::size_t kib = 0; file >> key >> kib; std::getline(file, unit)) {
-    if (key == "MemAvailable:") return kib << 10;
-  }
-  return std::numeric_limits<std::size_t>::max();
-}
-
 }  // namespace
 
-PagePopulator::PagePopulator(std::byte* data, std::size_t bytes)
-    : thread_([this, data, bytes] { populate(data, bytes); }) {}
+PagePopulator::PagePopulator(std::byte* data, std::size_t bytes, std::size_t first)
+    : bytes_(bytes), target_(whole_pieces(first)), thread_([this, data] { populate(data); }) {}
 
 PagePopulator::~PagePopulator() {
   stopping_.store(true, std::memory_order_relaxed);
+  target_.fetch_add(1, std::memory_order_release);  // whatever it was: a change wakes
+  target_.notify_one();
   thread_.join();
 }
 
-void PagePopulator::populate(std::byte* data, std::size_t bytes) noexcept {
+std::size_t PagePopulator::whole_pieces(std::size_t bytes) const noexcept {
+  return bytes >= bytes_ ? bytes_ : std::min(bytes_, (bytes + kPiece - 1) / kPiece * kPiece);
+}
+
+void PagePopulator::extend_to(std::size_t bytes) noexcept {
+  const std::size_t target = whole_pieces(bytes);
+  if (target <= target_.load(std::memory_order_relaxed)) return;
+  target_.store(target, std::memory_order_release);
+  target_.notify_one();
+}
+
+void PagePopulator::populate(std::byte* data) noexcept {
   const sched_param none{};
   pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
-  for (std::size_t done = 0; done < bytes && !stopping_.load(std::memory_order_relaxed); done += kPiece) {
-    if (done / kPiece % kPiecesPerLook == 0 && available_memory() < kLeftFree + kPiecesPerLook * kPiece)
+  const auto stopping = [this] { return stopping_.load(std::memory_order_relaxed); };
+  for (std::size_t done = 0, target = 0; !stopping();) {
+    target = target_.load(std::memory_order_acquire);
+    if (done >= target) {
+      populated_.store(done, std::memory_order_release);
+      target_.wait(target, std::memory_order_acquire);
+      continue;
+    }
+    if (done / kPiece % kPiecesPerLook == 0 && available_memory_bytes() < kLeftFree + kPiecesPerLook * kPiece)
       break;
-    if (madvise(data + done, std::min(kPiece, bytes - done), MADV_POPULATE_WRITE) != 0) break;
+    const std::size_t piece = std::min(kPiece, target - done);
+    if (madvise(data + done, piece, MADV_POPULATE_WRITE) != 0) break;
+    done += piece;
   }
-  done_.store(true, std::memory_order_release);
+  ended_.store(true, std::memory_order_release);
 }
 
 }  // namespace spillway::gpu::host

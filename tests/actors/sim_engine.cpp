@@ -293,6 +293,7 @@ SimOutcome run_sim_engine(SimScenario scenario) {
   const bool prefix_caching = !dice.one_in(4);
   const std::uint32_t tokens_behind = dice.between(1, 4);
   const double max_itl_stretch = dice.one_in(2) ? 1.5 : 0;
+  const std::uint32_t usual_blocks = dice.one_in(2) ? dice.between(1, 8) : ~0u;
 
   runtime::SimExecutor executor(sim);
   runtime::Random device_luck(scenario.seed ^ 0x5bd1e995);
@@ -310,6 +311,7 @@ SimOutcome run_sim_engine(SimScenario scenario) {
                              .max_model_len = device_options.max_model_len,
                              .eos_ids = {kEos},
                              .prefix_caching = prefix_caching,
+                             .usual_blocks = usual_blocks,
                              .max_itl_stretch = max_itl_stretch,
                              .check_invariants = true,
                              .tokens_behind_max = tokens_behind,

@@ -36,6 +36,35 @@ TEST_CASE("block pool: a shared block stays until its last reference goes") {
   CHECK(pool.held() == 0);
 }
 
+TEST_CASE("block pool: a block beyond the usual is first used when no cached one is left, then like any other") {
+  BlockPool pool(4, 4, true, 2);
+  const auto publish = [&](gpu::BlockId block, int first) {
+    const std::vector<model::TokenId> tokens = content(first, 4);
+    pool.publish(block, extend({}, tokens), tokens);
+  };
+  for (const int first : {0, 10, 20, 30}) {  // one sequence after the other leaves the two usual blocks cached
+    const auto block = *pool.allocate();
+    CHECK(static_cast<int>(block) < 2);
+    publish(block, first);
+    pool.release(block);
+  }
+  const auto first = *pool.allocate(), second = *pool.allocate();  // both cached ones are forgotten
+  const auto third = *pool.allocate();
+  CHECK(static_cast<int>(third) == 2);
+  publish(third, 40);
+  pool.release(third);
+  CHECK(pool.allocate() == third);  // cached, and before block 3
+  pool.release(third);              // its name was forgotten: free
+  publish(first, 50);
+  pool.release(first);
+  CHECK(pool.allocate() == third);  // free and used before: a cached one stays
+  CHECK(pool.allocate() == first);
+  CHECK(pool.allocate() == gpu::BlockId{3});
+  CHECK_FALSE(pool.allocate());
+  CHECK(pool.check().empty());
+  pool.release(second);
+}
+
 TEST_CASE("block pool: published content is found again after its release, and only by the same tokens") {
   BlockPool pool(2, 4, true);
   const auto tokens = content(7, 4);

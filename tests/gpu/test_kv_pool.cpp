@@ -4,10 +4,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+#include <limits>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "gpu/host/available_memory.hpp"
 #include "gpu/host/page_populator.hpp"
 #include "tests/support/catch.hpp"
 
@@ -100,7 +105,15 @@ TEST_CASE("KV pool: populated in the background, every page is resident and what
   REQUIRE(resident_pages(pool->data(), pool->mapped_bytes()) == 0);
   pool->block(BlockId{7})[5] = std::byte{42};
   {
-    PagePopulator populator(pool->data(), pool->mapped_bytes());
+    constexpr std::size_t kFirst = std::size_t{5} << 20;  // whole pieces of 2 MiB: 6
+    PagePopulator populator(pool->data(), pool->mapped_bytes(), kFirst);
+    while (!populator.done()) std::this_thread::yield();
+    const std::size_t begun = resident_pages(pool->data(), pool->mapped_bytes());
+    // Huge pages may reach beyond: the last one, and that of the block above.
+    const bool some = begun >= (std::size_t{6} << 20) / 4096 && begun < pages;
+    CHECK((some || madvise(pool->data(), 4096, 23) != 0));
+    populator.extend_to(kFirst);  // is there
+    populator.extend_to(pool->mapped_bytes() + 1);
     while (!populator.done()) std::this_thread::yield();
   }
   CHECK(pool->block(BlockId{7})[5] == std::byte{42});
@@ -109,11 +122,45 @@ TEST_CASE("KV pool: populated in the background, every page is resident and what
   CHECK((resident == pages || madvise(pool->data(), 4096, 23) != 0));
 }
 
+TEST_CASE("available memory: the least of what the system and the cgroups around a process have left") {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::temp_directory_path() / ("spw_memory_" + std::to_string(getpid()));
+  const auto put = [&](const char* path, const std::string& text) {
+    fs::create_directories((root / path).parent_path());
+    std::ofstream(root / path) << text;
+  };
+  CHECK(available_memory_bytes(root) == std::numeric_limits<std::size_t>::max());
+  put("proc/meminfo", "MemTotal:       9000 kB\nMemFree:  10 kB\nMemAvailable:    8000 kB\nBuffers: 1 kB\n");
+  CHECK(available_memory_bytes(root) == 8000u << 10);
+  put("proc/self/cgroup", "0::/a/b\n");
+  put("sys/fs/cgroup/a/b/memory.max", "max\n");
+  put("sys/fs/cgroup/a/b/memory.current", "5000\n");
+  CHECK(available_memory_bytes(root) == 8000u << 10);
+  put("sys/fs/cgroup/a/memory.max", "1000000\n");
+  put("sys/fs/cgroup/a/memory.current", "400000\n");
+  put("sys/fs/cgroup/a/memory.stat", "anon 100000\nfile 300000\ninactive_file 250000\n");
+  CHECK(available_memory_bytes(root) == 850'000);
+  put("sys/fs/cgroup/a/b/memory.max", "6000\n");
+  CHECK(available_memory_bytes(root) == 1000);
+  put("sys/fs/cgroup/a/b/memory.current", "7000\n");
+  CHECK(available_memory_bytes(root) == 0);
+  fs::remove_all(root / "sys/fs/cgroup/a");
+  put("proc/self/cgroup", "9:cpu,cpuacct:/x\n7:memory:/docker/c\n0::/\n");
+  put("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  put("sys/fs/cgroup/memory/memory.usage_in_bytes", "1\n");
+  CHECK(available_memory_bytes(root) == 8000u << 10);
+  put("sys/fs/cgroup/memory/docker/c/memory.limit_in_bytes", "5000000\n");
+  put("sys/fs/cgroup/memory/docker/c/memory.usage_in_bytes", "3000000\n");
+  put("sys/fs/cgroup/memory/docker/c/memory.stat", "inactive_file 1\ntotal_inactive_file 1000000\n");
+  CHECK(available_memory_bytes(root) == 3'000'000);
+  fs::remove_all(root);
+}
+
 TEST_CASE("KV pool: populating ends at once when its owner ends") {
   const Result<KvLayout> layout = make_kv_layout(spec(30, 3, 64), KvDType::kF16, 16);
   Result<KvPool> pool = KvPool::create(*layout, std::size_t{1} << 30);
   REQUIRE(pool.ok());
-  { PagePopulator populator(pool->data(), pool->mapped_bytes()); }
+  { PagePopulator populator(pool->data(), pool->mapped_bytes(), pool->mapped_bytes()); }
   const auto pages = pool->mapped_bytes() / static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   CHECK(resident_pages(pool->data(), pool->mapped_bytes()) < pages);
 }

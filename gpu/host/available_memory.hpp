@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+
+namespace spillway::gpu::host {
+
+/// Bytes that this process may still take without swapping: the least of what the system has (/proc/meminfo)
+/// and what the process's cgroup, of either version, and those around it allow. The largest number where
+/// nothing says. `root`: where /proc and /sys are, for tests.
+[[nodiscard]] std::size_t available_memory_bytes(const std::filesystem::path& root = "/");
+
+}  // namespace spillway::gpu::host
