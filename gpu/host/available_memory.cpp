@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/host/available_memory.hpp"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -65,13 +68,30 @@ std::size_t left_in_groups(const fs::path& hierarchy, const std::optional<fs::pa
   return left;
 }
 
+/// What the system may still promise, where it promises no more than it has.
+std::size_t left_to_commit(const fs::path& root) {
+  constexpr std::size_t kNeverOvercommit = 2;
+  if (read_number(root / "proc/sys/vm/overcommit_memory") != kNeverOvercommit) return kUnlimited;
+  const std::optional<std::size_t> limit = find_number(root / "proc/meminfo", "CommitLimit:"),
+                                   promised = find_number(root / "proc/meminfo", "Committed_AS:");
+  return limit && promised ? (*limit - std::min(*limit, *promised)) << 10 : kUnlimited;
+}
+
+std::size_t left_of_address_space(const fs::path& root) {
+  rlimit limit{};
+  const std::optional<std::size_t> pages = read_number(root / "proc/self/statm");
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || !pages) return kUnlimited;
+  const std::size_t used = *pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return limit.rlim_cur - std::min<std::size_t>(limit.rlim_cur, used);
+}
+
 }  // namespace
 
 std::size_t available_memory_bytes(const fs::path& root) {
   const std::optional<std::size_t> kib = find_number(root / "proc/meminfo", "MemAvailable:");
   const fs::path cgroup = root / "sys/fs/cgroup";
   return std::min(
-      {kib ? *kib << 10 : kUnlimited,
+      {kib ? *kib << 10 : kUnlimited, left_to_commit(root), left_of_address_space(root),
        left_in_groups(cgroup, group_of(root, ""), "memory.max", "memory.current", "inactive_file"),
        left_in_groups(cgroup / "memory", group_of(root, "memory"), "memory.limit_in_bytes",
                       "memory.usage_in_bytes", "total_inactive_file")});

@@ -132,6 +132,12 @@ TEST_CASE("available memory: the least of what the system and the cgroups around
   CHECK(available_memory_bytes(root) == std::numeric_limits<std::size_t>::max());
   put("proc/meminfo", "MemTotal:       9000 kB\nMemFree:  10 kB\nMemAvailable:    8000 kB\nBuffers: 1 kB\n");
   CHECK(available_memory_bytes(root) == 8000u << 10);
+  put("proc/sys/vm/overcommit_memory", "2\n");
+  CHECK(available_memory_bytes(root) == 8000u << 10);
+  put("proc/meminfo", "MemAvailable: 8000 kB\nCommitLimit: 7000 kB\nCommitted_AS: 5000 kB\n");
+  CHECK(available_memory_bytes(root) == 2000u << 10);
+  put("proc/sys/vm/overcommit_memory", "0\n");
+  CHECK(available_memory_bytes(root) == 8000u << 10);
   put("proc/self/cgroup", "0::/a/b\n");
   put("sys/fs/cgroup/a/b/memory.max", "max\n");
   put("sys/fs/cgroup/a/b/memory.current", "5000\n");
