@@ -46,9 +46,9 @@ void PagePopulator::extend_to(std::size_t bytes) noexcept {
 void PagePopulator::populate(std::byte* data) noexcept {
   const sched_param none{};
   pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
-  const auto stopping = [this] { return stopping_.load(std::memory_order_relaxed); };
-  for (std::size_t done = 0, target = 0; !stopping();) {
-    target = target_.load(std::memory_order_acquire);
+  for (std::size_t done = 0;;) {
+    const std::size_t target = target_.load(std::memory_order_acquire);
+    if (stopping_.load(std::memory_order_relaxed)) break;  // seen by who sees the target that the end leaves
     if (done >= target) {
       populated_.store(done, std::memory_order_release);
       target_.wait(target, std::memory_order_acquire);
