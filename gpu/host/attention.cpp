@@ -16,7 +16,7 @@ std::uint32_t tokens_per_task(const AttentionSpan& span, std::uint32_t group, st
   const std::uint32_t small = std::max<std::uint32_t>(1, kTaskRows / group);
   if (span.prompt == nullptr) return small;
   const std::uint32_t shared = (span.tokens * kv_heads + 4 * threads - 1) / (4 * threads);
-  return std::clamp(shared, small, std::max(small, kPromptTaskRows / group));
+  return std::clamp(shared, small, std::max(small, span.prompt->task_rows / group));
 }
 
 }  // namespace

@@ -51,8 +51,8 @@ inline constexpr std::uint32_t kBlockRows = 12;
 inline constexpr std::uint32_t kPromptBlockRows = 32;
 /// Floats from one row of their scores to the next: rows a power of two apart would meet in few cache sets.
 inline constexpr std::uint32_t kPromptScoreStride = kPartitionSlots + 16;
-/// Rows one task of those kernels may have: what it makes panels of serves that many.
-inline constexpr std::uint32_t kPromptTaskRows = 384;
+/// Rows one task of those kernels may have.
+inline constexpr std::uint32_t kPromptTaskRows = 768;
 
 /// One thread's working memory, as the kernels see it. AttentionScratch owns it.
 struct ScratchView {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Attention of prompt tokens in bfloat16: scores and weighted values are products of tiles over panels made
-// of a partition's keys and values. Partitions and merge are those of attention_rows.inl, and a sum adds its
-// blocks of 32 in order, so a row's result is the same in every batch here too. Included by the files that
-// define multiply_tiles().
+// of a partition's keys and values. Queries and keys have kScoreParts halves, the second what rounding took
+// off the first. Partitions and merge are those of attention_rows.inl, and a sum adds its blocks of 32 in
+// order, so a row's result is the same in every batch here too. Included by the files that define
+// kScoreParts, multiply_scores() and multiply_tiles().
 
 #include "gpu/host/attention_rows.inl"
 #include "gpu/host/kv_stored.inl"
@@ -45,14 +46,26 @@ class KeySlots {
   const std::byte* second_;
 };
 
-/// Keys of slots [first, last): groups of 16 slots, each [head_dim / 2][16 slots][2].
+/// What rounding to bfloat16 takes off x.
+SPW_INLINE __m512 rest_of(__m512 x) {
+  const __m256bh rounded = _mm512_cvtneps_pbh(x);
+  return _mm512_sub_ps(x,
+                       _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)rounded), 16)));
+}
+
+/// Bytes of a group of 16 keys in a panel: [kScoreParts][head_dim / 2][16 slots][2].
+constexpr std::size_t key_group_bytes(std::uint32_t head_dim) {
+  return kScoreParts * std::size_t{head_dim / 2} * kPanelLine;
+}
+
+/// Keys of slots [first, last): groups of 16 slots.
 template <KvDType T>
 void fill_keys(const AttentionTask& task, std::uint32_t index, std::uint32_t first, std::uint32_t last,
                std::byte* panel) {
   const std::uint32_t head_dim = task.layout->head_dim, base = index * kPartitionSlots;
   for (std::uint32_t slot = first / 16 * 16; slot < last; slot += 16) {
     const KeySlots<T> keys(task, base + slot, base + last);
-    std::byte* out = panel + std::size_t{slot / 16} * (head_dim / 2) * kPanelLine;
+    std::byte* out = panel + slot / 16 * key_group_bytes(head_dim);
     for (std::uint32_t d = 0; d < head_dim; d += 2, out += kPanelLine) {
       V16 even = keys.dimension(d), odd = keys.dimension(d + 1);
       if constexpr (T == KvDType::kQ8_0) {
@@ -60,6 +73,19 @@ void fill_keys(const AttentionTask& task, std::uint32_t index, std::uint32_t fir
         even = mul16(even, scale), odd = mul16(odd, scale);
       }
       _mm512_store_si512(out, pairs_of(even.v, odd.v));
+      if constexpr (kScoreParts == 2)
+        _mm512_store_si512(out + key_group_bytes(head_dim) / 2, pairs_of(rest_of(even.v), rest_of(odd.v)));
+    }
+  }
+}
+
+/// A row of kScoreParts * head_dim.
+void round_query(const float* q, std::uint32_t head_dim, std::byte* rounded) {
+  round_row(q, head_dim, rounded);
+  if constexpr (kScoreParts == 2) {
+    for (std::uint32_t d = 0; d < head_dim; d += 32) {
+      const __m512 low = rest_of(_mm512_loadu_ps(q + d)), high = rest_of(_mm512_loadu_ps(q + d + 16));
+      _mm512_store_si512(rounded + 2 * (head_dim + d), (__m512i)_mm512_cvtne2ps_pbh(high, low));
     }
   }
 }
@@ -119,10 +145,52 @@ SPW_INLINE __mmask16 lanes_within(SlotRange range, std::uint32_t slot) {
   return static_cast<__mmask16>(lo >= 16 ? 0 : below_hi & ~((1u << lo) - 1u));
 }
 
+/// Every lane the largest, or the sum, of all.
+SPW_INLINE __m512 max_everywhere(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_shuffle_f32x4(x, x, 0x4e));
+  x = _mm512_max_ps(x, _mm512_shuffle_f32x4(x, x, 0xb1));
+  x = _mm512_max_ps(x, _mm512_permute_ps(x, 0x4e));
+  return _mm512_max_ps(x, _mm512_permute_ps(x, 0xb1));
+}
+SPW_INLINE __m512 sum_everywhere(__m512 x) {
+  x = _mm512_add_ps(x, _mm512_shuffle_f32x4(x, x, 0x4e));
+  x = _mm512_add_ps(x, _mm512_shuffle_f32x4(x, x, 0xb1));
+  x = _mm512_add_ps(x, _mm512_permute_ps(x, 0x4e));
+  return _mm512_add_ps(x, _mm512_permute_ps(x, 0xb1));
+}
+
+/// soften_rounded of a row that attends to its whole partition: all scores are held in registers.
+void soften_whole(float* row, float* maximum, float* total) {
+  __m512 scores[kPartitionSlots / 16], top[4];
+#pragma GCC unroll 16
+  for (std::uint32_t g = 0; g < kPartitionSlots / 16; ++g) scores[g] = _mm512_load_ps(row + 16 * g);
+#pragma GCC unroll 4
+  for (std::uint32_t g = 0; g < 4; ++g) {
+    top[g] = scores[g];
+#pragma GCC unroll 4
+    for (std::uint32_t i = g + 4; i < kPartitionSlots / 16; i += 4) top[g] = _mm512_max_ps(top[g], scores[i]);
+  }
+  const __m512 reference =
+      max_everywhere(_mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
+  __m512 sum_low = _mm512_setzero_ps(), sum_high = sum_low;
+#pragma GCC unroll 8
+  for (std::uint32_t b = 0; b < kPartitionSlots / 32; ++b) {
+    const __m512 low = exp2_rounded(_mm512_sub_ps(scores[2 * b], reference));
+    const __m512 high = exp2_rounded(_mm512_sub_ps(scores[2 * b + 1], reference));
+    sum_low = _mm512_add_ps(sum_low, low);
+    sum_high = _mm512_add_ps(sum_high, high);
+    _mm512_store_si512(reinterpret_cast<std::byte*>(row) + b * kRowBlock,
+                       (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+  *maximum = _mm512_cvtss_f32(reference);
+  *total = _mm512_cvtss_f32(sum_everywhere(_mm512_add_ps(sum_low, sum_high)));
+}
+
 /// Turns a row's scores into bfloat16 probabilities 2^(s - max) in the row's own memory, in blocks [b0, b1)
 /// of 32 slots; slots outside its range become 0, whatever their scores are.
 void soften_rounded(float* row, SlotRange range, std::uint32_t b0, std::uint32_t b1, float* maximum,
                     float* total) {
+  if (range.begin == 0 && range.end == kPartitionSlots) return soften_whole(row, maximum, total);
   auto* out = reinterpret_cast<std::byte*>(row);
   *maximum = kMinusInfinity;
   *total = 0;
@@ -234,16 +302,16 @@ void attend_rounded_rows(const AttentionTask& task, std::uint32_t index, std::ui
   if (first >= last) return;
   const std::uint32_t g0 = first / 16, g1 = (last + 15) / 16;
   TileProduct scores;
-  scores.a_row_bytes = std::size_t{2} * layout.head_dim;
+  scores.a_row_bytes = kScoreParts * std::size_t{2} * layout.head_dim;
   scores.a = reinterpret_cast<const std::byte*>(scratch.packed_q) + first_row * scores.a_row_bytes;
   scores.rows = rows;
-  scores.group_bytes = std::size_t{layout.head_dim / 2} * kPanelLine;
+  scores.group_bytes = key_group_bytes(layout.head_dim);
   scores.panel = reinterpret_cast<const std::byte*>(scratch.keys) + g0 * scores.group_bytes;
   scores.groups = g1 - g0;
   scores.blocks = layout.head_dim / kBlockCols;
   scores.c = scratch.scores + g0 * 16;
   scores.c_stride = kPromptScoreStride;
-  multiply_tiles(scores);
+  multiply_scores(scores);
 
   const std::uint32_t b0 = first / 32, b1 = (last + 31) / 32;
   for (std::uint32_t r = 0; r < rows; ++r) {
@@ -326,8 +394,8 @@ void attend_rounded_as(const AttentionTask& task, const ScratchView& scratch) {
   const std::uint32_t rows = task.tokens * task.group, padded = layout.padded_dim;
   auto* q = reinterpret_cast<std::byte*>(scratch.packed_q);
   for (std::uint32_t row = 0; row < rows; ++row) {
-    round_row(task.q + row / task.group * task.q_stride + row % task.group * layout.head_dim, layout.head_dim,
-              q + row * std::size_t{2} * layout.head_dim);
+    round_query(task.q + row / task.group * task.q_stride + row % task.group * layout.head_dim,
+                layout.head_dim, q + row * kScoreParts * std::size_t{2} * layout.head_dim);
   }
   const RowStates states(scratch.sums, rows, padded);
   begin_tiles();

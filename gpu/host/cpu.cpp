@@ -16,17 +16,16 @@ namespace {
 constexpr std::array kTargets = {CpuTarget::kScalar, CpuTarget::kAvx2, CpuTarget::kAvx512Vnni,
                                  CpuTarget::kAvx512Bf16, CpuTarget::kAmx};
 
-/// Whether the processor has bfloat16 tiles and the kernel lets this process use them.
+/// Whether the processor has tiles of bytes and of bfloat16 and the kernel lets this process use them.
 bool may_use_amx() {
-  constexpr unsigned kTileBf16 = 1u << 22, kTile = 1u << 24, kOsXsave = 1u << 27, kFp16 = 1u << 23;
+  constexpr unsigned kTileBf16 = 1u << 22, kTile = 1u << 24, kTileInt8 = 1u << 25, kOsXsave = 1u << 27;
   constexpr std::uint64_t kTileState = 3u << 17;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & kOsXsave) == 0) return false;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  constexpr unsigned kVbmi = 1u << 1;  // in ecx
-  if ((edx & kTileBf16) == 0 || (edx & kTile) == 0) return false;
-  if ((edx & kFp16) == 0 || (ecx & kVbmi) == 0) return false;  // the kernels make weights with them
+  constexpr unsigned kTiles = kTileBf16 | kTile | kTileInt8;
+  if ((edx & kTiles) != kTiles) return false;
   std::uint32_t low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   if ((low & kTileState) != kTileState) return false;

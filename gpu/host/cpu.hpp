@@ -18,7 +18,7 @@ enum class CpuTarget : std::uint8_t {
   kAvx2,        // AVX2 + FMA + F16C (AVX-VNNI machines and the first AVX-512 ones too)
   kAvx512Vnni,  // AVX-512 F, BW, DQ, VL and the int8 quad dot product
   kAvx512Bf16,  // and fast bfloat16 dot products: AMD's, and every machine with AMX (where they are slow)
-  kAmx,         // and tiles of bfloat16
+  kAmx,         // and tiles of bytes and of bfloat16
 };
 
 [[nodiscard]] std::string_view to_string(CpuTarget target) noexcept;

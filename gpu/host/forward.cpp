@@ -59,9 +59,13 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
       threads_(limits.threads),
       panels_(limits.threads, largest_panel(model, matmul_kernels_)),
       x_(limits.max_tokens * hidden_),
-      y_(limits.max_tokens * hidden_),
+      y_(all_layers([this](const HostLayer& l) { return adds_at_once(l.o) && adds_at_once(l.down); })
+             ? 0
+             : limits.max_tokens * hidden_),
       qkv_(limits.max_tokens * (q_size_ + 2 * kv_size_)),
-      up_(limits.max_tokens * (model.spec.mlp == model::MlpKind::kGated ? 2 * inner_ : inner_)),
+      up_(all_layers([this](const HostLayer& l) { return gates_at_once(l); })
+              ? 0
+              : limits.max_tokens * (model.spec.mlp == model::MlpKind::kGated ? 2 * inner_ : inner_)),
       logits_(limits.max_samples * vocab_),
       cosine_(limits.max_tokens * model.spec.rope.inv_freq.size()),
       sine_(cosine_.size()),
@@ -181,13 +185,20 @@ void Forward::finish_input(Input& input, const PackedProduct& product, std::uint
 }
 
 void Forward::multiply(TeamMember& member, const PackedProduct& product, const Input& input,
-                       std::uint32_t rows, float* y, std::size_t y_stride) {
+                       std::uint32_t rows, float* y, std::size_t y_stride, Finish finish) {
   Activations activations;
   activations.quantized = &input.quantized;
   activations.panel = panels_.row(member.index());
   activations.x = input.rows.data();
   activations.x_stride = input.cols;
-  matmul(member, matmul_kernels_, product, activations, rows, y, y_stride);
+  matmul(member, matmul_kernels_, product, activations, rows, y, y_stride, finish);
+}
+
+void Forward::multiply_into_x(TeamMember& member, const PackedProduct& product, const Input& input,
+                              std::uint32_t rows) {
+  const bool at_once = adds_at_once(product);
+  multiply(member, product, input, rows, at_once ? x_.data() : y_.data(), hidden_,
+           at_once ? Finish::kAdd : Finish::kStore);
 }
 
 void Forward::embed(TeamMember& member, PhaseTimer& timer) {
@@ -279,10 +290,10 @@ void Forward::write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool)
   });
 }
 
-void Forward::close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
-                          const PackedProduct& product) {
+void Forward::close_block(std::uint32_t row, const PackedProduct& from, const HostNorm& own,
+                          const HostNorm* next, const PackedProduct& to) {
   float* x = x_.data() + row * hidden_;
-  row_kernels_.add(x, y_.data() + row * hidden_, hidden_);
+  if (!adds_at_once(from)) row_kernels_.add(x, y_.data() + row * hidden_, hidden_);
   if (model_.spec.norm_place == model::NormPlace::kPost) {
     normalize(own, x, x);
     next = nullptr;
@@ -292,7 +303,7 @@ void Forward::close_block(std::uint32_t row, const HostNorm& own, const HostNorm
   } else {
     std::copy_n(x, hidden_, normed_.row(row));
   }
-  finish_input(normed_, product, row);
+  finish_input(normed_, to, row);
 }
 
 void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer) {
@@ -329,11 +340,12 @@ void Forward::attention_block(TeamMember& member, std::uint32_t layer, std::byte
     member.barrier();
     timer.mark(member, Phase::kRows);
   }
-  multiply(member, weights.o, attended_, rows, y_.data(), hidden_);
+  multiply_into_x(member, weights.o, attended_, rows);
   member.barrier();
   timer.mark(member, Phase::kMatmul);
-  for_rows(member, rows,
-           [&](std::uint32_t row) { close_block(row, weights.attn_norm, &weights.mlp_norm, weights.up); });
+  for_rows(member, rows, [&](std::uint32_t row) {
+    close_block(row, weights.o, weights.attn_norm, &weights.mlp_norm, weights.up);
+  });
   member.barrier();
   timer.mark(member, Phase::kRows);
 }
@@ -343,12 +355,19 @@ void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t r
   const HostLayer& weights = model_.layers[layer];
   const bool last = layer + 1 == model_.layers.size();
   const std::size_t stride = weights.up.rows();
-  multiply(member, weights.up, normed_, rows, up_.data(), stride);
+  const bool gated = gates_at_once(weights);
+  if (gated) {
+    multiply(member, weights.up, normed_, rows, activated_.rows.data(), inner_, Finish::kGate);
+  } else {
+    multiply(member, weights.up, normed_, rows, up_.data(), stride);
+  }
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   for_rows(member, rows, [&](std::uint32_t row) {
     const float* up = up_.data() + row * stride;
-    if (spec.mlp == model::MlpKind::kGated) {
+    if (gated) {
+      // the product has done it
+    } else if (spec.mlp == model::MlpKind::kGated) {
       row_kernels_.gated(spec.activation, up, up + inner_, activated_.row(row), inner_);
     } else {
       row_kernels_.activate(spec.activation, up, activated_.row(row), inner_);
@@ -357,14 +376,15 @@ void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t r
   });
   member.barrier();
   timer.mark(member, Phase::kRows);
-  multiply(member, weights.down, activated_, rows, y_.data(), hidden_);
+  multiply_into_x(member, weights.down, activated_, rows);
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   const HostNorm* next = last ? &model_.final_norm : &model_.layers[layer + 1].attn_norm;
   const PackedProduct& product = !last                        ? model_.layers[layer + 1].qkv
                                  : model_.project_out.empty() ? model_.lm_head
                                                               : model_.project_out;
-  for_rows(member, rows, [&](std::uint32_t row) { close_block(row, weights.mlp_norm, next, product); });
+  for_rows(member, rows,
+           [&](std::uint32_t row) { close_block(row, weights.down, weights.mlp_norm, next, product); });
   member.barrier();
   timer.mark(member, Phase::kRows);
 }

@@ -8,6 +8,7 @@
 // are claimed by whoever is free. A row's values depend on its sequence alone, never on the rest of the
 // batch.
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -83,15 +84,29 @@ class Forward {
   void normalize(const HostNorm& norm, const float* x, float* out) const;
   void finish_input(Input& input, const PackedProduct& product, std::uint32_t row);
   void multiply(TeamMember& member, const PackedProduct& product, const Input& input, std::uint32_t rows,
-                float* y, std::size_t y_stride);
+                float* y, std::size_t y_stride, Finish finish = Finish::kStore);
+  /// x_ += product: at once where the kernels can, else y_ is left for close_block().
+  void multiply_into_x(TeamMember& member, const PackedProduct& product, const Input& input,
+                       std::uint32_t rows);
+  [[nodiscard]] bool adds_at_once(const PackedProduct& product) const noexcept {
+    return matmul_kernels_.finishes && !product.needs_float();
+  }
+  template <class F>
+  [[nodiscard]] bool all_layers(F&& f) const {
+    return std::all_of(model_.layers.begin(), model_.layers.end(), f);
+  }
+  [[nodiscard]] bool gates_at_once(const HostLayer& layer) const noexcept {
+    return model_.spec.mlp == model::MlpKind::kGated && model_.spec.activation == model::Activation::kSilu &&
+           layer.up.can_gate(matmul_kernels_);
+  }
   void embed(TeamMember& member, PhaseTimer& timer);
   void write_kv(TeamMember& member, std::uint32_t layer, std::byte* pool);
   void attention_block(TeamMember& member, std::uint32_t layer, std::byte* pool, PhaseTimer& timer);
   void mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t rows, PhaseTimer& timer);
   void head(TeamMember& member, PhaseTimer& timer);
-  /// x[row] takes in y[row]; then the row becomes the next product's input.
-  void close_block(std::uint32_t row, const HostNorm& own, const HostNorm* next,
-                   const PackedProduct& product);
+  /// x[row] takes in y[row], unless `from` has done that; then the row becomes the input of `to`.
+  void close_block(std::uint32_t row, const PackedProduct& from, const HostNorm& own, const HostNorm* next,
+                   const PackedProduct& to);
 
   const HostModel& model_;
   const KvLayout& layout_;
@@ -111,18 +126,18 @@ class Forward {
   AlignedRows panels_;                                  // working memory of products, [members]
 
   AlignedFloats x_;                        // [tokens, hidden] residual stream
-  AlignedFloats y_;                        // [tokens, hidden] a block's output
+  AlignedFloats y_;                        // [tokens, hidden] a block's output; empty where products add it
   AlignedFloats qkv_;                      // [tokens, q + 2 kv]
-  AlignedFloats up_;                       // [tokens, up rows]
+  AlignedFloats up_;                       // [tokens, up rows]; empty where products gate
   AlignedFloats logits_;                   // [samples, vocab]
   AlignedFloats cosine_, sine_;            // [tokens, rotary / 2]
   AlignedFloats sink_cosine_, sink_sine_;  // the same at their cache positions; empty unless sequences
-                                                // may be sparsified
+                                           // may be sparsified
   AlignedFloats sink_q_;                   // [tokens, q]: queries as sinks see them
-  Input normed_;                                // [tokens, hidden]
-  Input attended_;                              // [tokens, q]
-  Input activated_;                             // [tokens, intermediate]
-  Input embedded_;                              // [tokens, embedding], only with project_in or project_out
+  Input normed_;                           // [tokens, hidden]
+  Input attended_;                         // [tokens, q]
+  Input activated_;                        // [tokens, intermediate]
+  Input embedded_;                         // [tokens, embedding], only with project_in or project_out
 };
 
 }  // namespace spillway::gpu::host

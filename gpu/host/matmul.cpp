@@ -17,7 +17,7 @@ constexpr std::size_t kChunksPerMember = 16;
 constexpr std::size_t kRowsPerChunk = 48;
 /// With tiles each member takes rows of its own, those it also norms and rounds, if each gets as many: they
 /// stay in its own cache, and that is worth making the weights once a member.
-constexpr std::size_t kRowsOfOwn = 32;
+constexpr std::size_t kRowsOfOwn = 48;
 
 std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
@@ -119,6 +119,14 @@ std::size_t PackedProduct::packed_bytes() const noexcept {
   return bytes;
 }
 
+bool PackedProduct::can_gate(const MatmulKernels& kernels) const noexcept {
+  if (!kernels.finishes || parts_.size() != 2 || needs_float_) return false;
+  const PackedMatrix &gate = parts_[0].matrix, &factor = parts_[1].matrix;
+  return parts_[0].bias.empty() && parts_[1].bias.empty() && gate.rows() == factor.rows() &&
+         gate.storage() == factor.storage() && gate.has_min() == factor.has_min() &&
+         gate.code_bits() == factor.code_bits();
+}
+
 void PackedProduct::embed_row(std::size_t row, float* out) const {
   SPW_CHECK(row < rows_);
   for (const Part& part : parts_) {
@@ -127,20 +135,23 @@ void PackedProduct::embed_row(std::size_t row, float* out) const {
 }
 
 void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduct& product,
-            const Activations& activations, std::size_t rows, float* y, std::size_t y_stride) {
+            const Activations& activations, std::size_t rows, float* y, std::size_t y_stride, Finish finish) {
   const bool rounds = kernels.round_row != nullptr;
   SPW_CHECK(!product.needs_quantized_ ||
             (activations.quantized != nullptr && activations.quantized->cols() == product.cols_ &&
              rows <= activations.quantized->max_rows() && !(rounds && activations.panel == nullptr)));
   SPW_CHECK(!product.needs_float_ || activations.x != nullptr);
+  SPW_CHECK(finish == Finish::kStore || (kernels.finishes && !product.needs_float_));
+  SPW_CHECK(finish != Finish::kGate || product.can_gate(kernels));
   if (rows == 0 || product.groups_ == 0) return;
 
+  const std::size_t groups = finish == Finish::kGate ? product.groups_ / 2 : product.groups_;
   const std::size_t chunks_wanted = member.size() * kChunksPerMember;
   const std::size_t groups_per_pass = kernels.groups_per_pass();
   const std::size_t row_step = rounds ? kRowsOfOwn : kRowsPerChunk;
-  const std::size_t passes = divide_up(product.groups_, groups_per_pass);
+  const std::size_t passes = divide_up(groups, groups_per_pass);
   const std::size_t groups_per_chunk = std::max<std::size_t>(1, passes / chunks_wanted) * groups_per_pass;
-  const std::size_t group_chunks = divide_up(product.groups_, groups_per_chunk);
+  const std::size_t group_chunks = divide_up(groups, groups_per_chunk);
   const std::size_t row_shares = rounds ? member.size() : chunks_wanted / group_chunks;
   const std::size_t row_chunks =
       std::clamp<std::size_t>(row_shares, 1, std::max<std::size_t>(1, rows / row_step));
@@ -151,7 +162,7 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
     const std::size_t first_row = chunk / group_chunks * rows_per_chunk;
     if (first_row >= rows) return;
     const std::size_t first_group = chunk % group_chunks * groups_per_chunk;
-    const std::size_t last_group = std::min(first_group + groups_per_chunk, product.groups_);
+    const std::size_t last_group = std::min(first_group + groups_per_chunk, groups);
     for (const PackedProduct::Part& part : product.parts_) {
       const std::size_t part_groups = part.matrix.group_count();
       const std::size_t begin = std::max(first_group, part.first_group);
@@ -167,7 +178,6 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
       task.cols = product.cols_;
       task.zero_shift = part.matrix.zero_shift();
       task.code_bits = part.matrix.code_bits();
-      task.weight_exponent = part.matrix.weight_exponent();
       if (!part.matrix.quantized()) {
         task.x = activations.x + first_row * activations.x_stride;
         task.x_stride = activations.x_stride;
@@ -178,6 +188,8 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
         task.quantized = activations.quantized->quantized(first_row);
         task.panel = activations.panel;
       }
+      task.adds = finish == Finish::kAdd;
+      if (finish == Finish::kGate) task.factor_groups = product.parts_[1].matrix.group(group);
       task.rows = std::min(rows_per_chunk, rows - first_row);
       task.bias = part.bias.empty() ? nullptr : part.bias.data() + output;
       task.y = y + first_row * y_stride + part.first_row + output;

@@ -38,6 +38,10 @@ struct ProductPart {
   RowOrder order;
 };
 
+/// What becomes of a product's outputs: they are stored, added to y (then all weights are quantized), or
+/// gated (see can_gate): y = silu(gate) * factor, half as many.
+enum class Finish : std::uint8_t { kStore, kAdd, kGate };
+
 class PackedProduct {
  public:
   PackedProduct() = default;
@@ -53,6 +57,8 @@ class PackedProduct {
   [[nodiscard]] std::size_t cols() const noexcept { return cols_; }  // inputs
   [[nodiscard]] std::size_t packed_bytes() const noexcept;
   [[nodiscard]] bool empty() const noexcept { return parts_.empty(); }
+  /// Whether it is two matrices, gate and factor, that kernels which finish can take as one.
+  [[nodiscard]] bool can_gate(const MatmulKernels& kernels) const noexcept;
   /// Which forms of the activations matmul() will read; both for a mix of types.
   [[nodiscard]] bool needs_quantized() const noexcept { return needs_quantized_; }
   [[nodiscard]] bool needs_float() const noexcept { return needs_float_; }
@@ -67,7 +73,7 @@ class PackedProduct {
 
  private:
   friend void matmul(TeamMember&, const MatmulKernels&, const PackedProduct&, const Activations&, std::size_t,
-                     float*, std::size_t);
+                     float*, std::size_t, Finish);
   struct Part {
     PackedMatrix matrix;
     std::vector<float> bias;
@@ -84,8 +90,9 @@ class PackedProduct {
 
 /// y[i, :] = W x[i, :] + b for i in [0, rows); y has row stride y_stride >= product.rows(). Called by every
 /// member of the team; the inputs must be complete before (a barrier), the outputs are complete after the
-/// next barrier.
+/// next barrier. Kernels that do not finish can only store.
 void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduct& product,
-            const Activations& activations, std::size_t rows, float* y, std::size_t y_stride);
+            const Activations& activations, std::size_t rows, float* y, std::size_t y_stride,
+            Finish finish = Finish::kStore);
 
 }  // namespace spillway::gpu::host

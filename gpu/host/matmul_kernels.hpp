@@ -9,7 +9,8 @@
 //   quantized: tiles of 32 columns. w = d * u + m with u unsigned.
 //     kU4: 256 B; byte 64*j + 4*r + i holds column 4*j+i of row r in its low nibble, column 16+4*j+i in the
 //     high. kU8: 512 B; byte 64*j + 4*r + i holds column 4*j+i of row r. Then 16 x fp16 d, then (only when
-//     has_min) 16 x fp16 m. Without has_min, m = -(1 << zero_shift) * d.
+//     has_min) 16 x fp16 m. Without has_min, m = -(1 << zero_shift) * d. Behind a group's tiles 16 floats,
+//     the largest magnitude of each row.
 //   floats: one column of 16 rows after the other, in the stored type.
 
 #include <cstddef>
@@ -56,20 +57,28 @@ struct MatmulTask {
   const float* bias = nullptr;  // [outputs] or null
   float* y = nullptr;           // [rows, outputs], row stride y_stride
   std::size_t y_stride = 0;
+  /// Only for kernels that finish: outputs are added to y; or (not null) these groups of another matrix of
+  /// the same storage are multiplied too, and y = silu(outputs) * theirs.
+  bool adds = false;
+  const std::byte* factor_groups = nullptr;
   const std::byte* rounded = nullptr;  // rows from the first of a tile on, see kRowsPerTile
   std::uint8_t code_bits = 0;          // of u: 4, 5 or 8
-  std::int8_t weight_exponent = 0;     // 2^weight_exponent times every weight is under 2
   /// Working memory on a cache line, panel_bytes(): kernels with quantize_row can do without (null), more
   /// slowly.
   std::byte* panel = nullptr;
 };
 
-/// Rounded rows lie in tiles of 16: of each block of 32 columns the 16 rows' 64 bytes, then the next block.
-/// The memory of a tile's missing rows is read, never used.
+/// Rounded rows are integers of 16 bits, v = 256 high + low of signed bytes, times a scale of the row, and
+/// lie in tiles of 16: of each step of 64 columns the 16 rows' 64 high bytes, then their low ones, then the
+/// next step (columns that are not there are zero); at last 64 bytes a row that begin with the scale, a
+/// float. The memory of a tile's missing rows is read, never used.
 inline constexpr std::size_t kRowsPerTile = 16;
-/// Working memory of kernels that round: a panel of two groups by 9 blocks of bfloat16, and sums of 256 rows.
-inline constexpr std::size_t kTileWorkBytes =
-    2 * 9 * (kBlockCols * kGroupRows * 2) + 256 * 2 * kGroupRows * 4;
+[[nodiscard]] constexpr std::size_t rounded_tile_bytes(std::size_t cols) {
+  return (cols + 63) / 64 * (kRowsPerTile * 128) + kRowsPerTile * 64;
+}
+/// Working memory of kernels that round: a panel of two groups by 5 steps, and sums of 256 rows; or the steps
+/// of one group.
+inline constexpr std::size_t kTileWorkBytes = 5 * 2 * (kGroupRows * 128) + 256 * 2 * kGroupRows * 2 * 4;
 
 /// One target's kernels. For each (row, output) the sequence of operations is the same whatever the task's
 /// shape, so a result does not depend on batch, chunk or thread count.
@@ -83,16 +92,20 @@ struct MatmulKernels {
   Product f16 = nullptr;
   Product bf16 = nullptr;
   /// What products with quantized weights read is made by one of these, the other is null: blocks [cols /
-  /// 32], or [cols] in bfloat16, scaled as the products expect it.
+  /// 32], or a rounded row.
   void (*quantize_row)(const float* x, std::size_t cols, QuantizedBlock* blocks) = nullptr;
   void (*round_row)(const float* x, std::size_t cols, std::byte* rounded) = nullptr;
+
+  bool finishes = false;  // products take MatmulTask::adds and factor_groups
 
   [[nodiscard]] constexpr std::size_t groups_per_pass() const {
     return round_row != nullptr ? 2 : kGroupsPerPass;
   }
   /// Of one thread.
   [[nodiscard]] constexpr std::size_t panel_bytes(std::size_t cols) const {
-    return round_row != nullptr ? kTileWorkBytes : kGroupsPerPass * (cols / kBlockCols) * (512 + 64);
+    if (round_row == nullptr) return kGroupsPerPass * (cols / kBlockCols) * (512 + 64);
+    const std::size_t group = (cols + 63) / 64 * (kGroupRows * 128);
+    return group < kTileWorkBytes ? kTileWorkBytes : group;
   }
 };
 

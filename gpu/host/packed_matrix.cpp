@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 
 #include "gpu/host/float16.hpp"
@@ -96,21 +95,16 @@ void pack_block(model::DType dtype, const Format& format, const std::uint8_t* bl
   if (format.has_min) std::memcpy(scales + 2 * kGroupRows + 2 * lane, block + 2, 2);
 }
 
+/// The larger one; NaN counts as largest.
+float larger(float a, float b) { return b > a || std::isnan(b) ? b : a; }
+
 /// The largest magnitude that a block's codes can mean.
 float largest_weight(const Format& format, const std::uint8_t* block) {
   std::uint16_t half[2];
   std::memcpy(half, block, sizeof half);
   const float d = half_to_float(half[0]), most = static_cast<float>((1 << format.code_bits) - 1);
   const float m = format.has_min ? half_to_float(half[1]) : -d * static_cast<float>(1 << format.zero_shift);
-  return std::max(std::abs(m), std::abs(most * d + m));
-}
-
-/// See PackedMatrix::weight_exponent().
-std::int8_t exponent_for(float largest) {
-  constexpr int kMost = 24;  // the smallest fp16 is 2^-24
-  if (!(largest > 0) || largest > std::numeric_limits<float>::max()) return 0;
-  const int k = -std::ilogb(largest * 1.005f);  // so that it is not rounded up to 2 either
-  return static_cast<std::int8_t>(std::clamp(k, -kMost, kMost));
+  return larger(std::abs(m), std::abs(most * d + m));
 }
 
 }  // namespace
@@ -163,6 +157,11 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
     return Error{Errc::kUnsupported, where + ": " + std::to_string(cols) + " columns are not a multiple of " +
                                          std::to_string(block_cols)};
   }
+  constexpr std::size_t kMostCols = 65536;  // what a sum of 32 bits holds, see matmul_amx.cpp
+  if (block_cols > 1 && cols > kMostCols) {
+    return Error{Errc::kUnsupported,
+                 where + ": " + std::to_string(cols) + " columns are more than " + std::to_string(kMostCols)};
+  }
   std::size_t row_bytes = 0;
   std::size_t bytes = 0;
   const bool overflow =
@@ -190,8 +189,9 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
   matrix.zero_shift_ = format.zero_shift;
   matrix.code_bits_ = format.code_bits;
   const std::size_t blocks = cols / kBlockCols;
-  matrix.group_bytes_ = matrix.quantized() ? blocks * tile_bytes(format.storage, format.has_min)
-                                           : round_up(cols * kGroupRows * float_bytes(format.storage), 64);
+  matrix.group_bytes_ = matrix.quantized()
+                            ? blocks * tile_bytes(format.storage, format.has_min) + kGroupRows * sizeof(float)
+                            : round_up(cols * kGroupRows * float_bytes(format.storage), 64);
   Result<std::byte*> memory = arena.allocate(matrix.packed_bytes());
   if (!memory) return memory.error();
   std::byte* const data = *memory;
@@ -199,17 +199,17 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
 
   const auto* source = reinterpret_cast<const std::uint8_t*>(weight.data.data());
   const std::size_t stride = model::block_bytes(weight.dtype);
-  std::vector<float> largest(matrix.group_count());
   auto pack_group = [&](std::size_t group) {
     auto* to = reinterpret_cast<std::uint8_t*>(data) + group * matrix.group_bytes_;
     const std::size_t lanes = std::min(kGroupRows, rows - group * kGroupRows);
+    float largest[kGroupRows] = {};
     for (std::size_t lane = 0; lane < lanes; ++lane) {
       const std::uint8_t* row = source + order.source_row(group * kGroupRows + lane) * row_bytes;
       if (matrix.quantized()) {
         for (std::size_t b = 0; b < blocks; ++b) {
           pack_block(weight.dtype, format, row + b * stride, lane,
                      to + b * tile_bytes(format.storage, format.has_min));
-          largest[group] = std::max(largest[group], largest_weight(format, row + b * stride));
+          largest[lane] = larger(largest[lane], largest_weight(format, row + b * stride));
         }
       } else {
         for (std::size_t k = 0; k < cols; ++k) {
@@ -217,12 +217,11 @@ Result<PackedMatrix> PackedMatrix::pack(const model::TensorView& weight, const R
         }
       }
     }
+    if (matrix.quantized()) std::memcpy(to + matrix.group_bytes_ - sizeof largest, largest, sizeof largest);
   };
   team.run([&](TeamMember& member) {
     member.for_chunks(static_cast<std::uint32_t>(matrix.group_count()), pack_group);
   });
-  if (matrix.quantized())
-    matrix.weight_exponent_ = exponent_for(*std::max_element(largest.begin(), largest.end()));
   return matrix;
 }
 

@@ -59,7 +59,8 @@ class PackedMatrix {
   PackedMatrix() = default;
 
   /// Repacks `weight` [rows, cols] with all of the team. Errors: kBadFile when the data's size does not fit
-  /// the shape, kUnsupported when a quantized row is not whole blocks, kOutOfMemory.
+  /// the shape, kUnsupported when a quantized row is not whole blocks or has more than 65536
+  /// columns, kOutOfMemory.
   [[nodiscard]] static Result<PackedMatrix> pack(const model::TensorView& weight, const RowOrder& order,
                                                  WeightArena& arena, ThreadTeam& team);
 
@@ -75,8 +76,6 @@ class PackedMatrix {
   [[nodiscard]] bool has_min() const noexcept { return has_min_; }
   [[nodiscard]] std::uint8_t zero_shift() const noexcept { return zero_shift_; }
   [[nodiscard]] std::uint8_t code_bits() const noexcept { return code_bits_; }
-  /// k, the largest for which 2^k times every weight is under 2, but 0 for floats.
-  [[nodiscard]] std::int8_t weight_exponent() const noexcept { return weight_exponent_; }
   /// True when products take quantized or rounded rows, false when they take fp32 rows.
   [[nodiscard]] bool quantized() const noexcept {
     return storage_ == Storage::kU4 || storage_ == Storage::kU8;
@@ -94,7 +93,6 @@ class PackedMatrix {
   bool has_min_ = false;
   std::uint8_t zero_shift_ = 0;
   std::uint8_t code_bits_ = 0;
-  std::int8_t weight_exponent_ = 0;
 };
 
 }  // namespace spillway::gpu::host

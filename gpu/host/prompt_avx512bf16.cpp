@@ -59,6 +59,9 @@ void multiply_tiles(const TileProduct& t) {
 void begin_tiles() {}
 void end_tiles() {}
 
+constexpr std::size_t kScoreParts = 1;
+void multiply_scores(const TileProduct& t) { multiply_tiles(t); }
+
 }  // namespace
 }  // namespace spillway::gpu::host
 
@@ -68,6 +71,7 @@ namespace spillway::gpu::host {
 
 constinit const PromptKernels kAvx512Bf16PromptKernels = {
     .attend = attend_rounded,
+    .task_rows = kPromptTaskRows / 2,
 };
 
 }  // namespace spillway::gpu::host

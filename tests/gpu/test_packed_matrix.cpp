@@ -40,12 +40,13 @@ TEST_CASE("packed matrix: packing keeps the stored precision and its size") {
   ThreadTeam team(1);
   struct Case {
     model::DType dtype;
-    std::size_t bytes;  // of 32 rows x 64 columns
+    std::size_t bytes;  // of 32 rows x 64 columns; quantized ones have their largest magnitudes besides
   };
-  for (const Case& c : {Case{model::DType::kQ4_0, 32 * 2 * 18}, Case{model::DType::kQ4_1, 32 * 2 * 20},
-                        Case{model::DType::kQ8_0, 32 * 2 * 34}, Case{model::DType::kQ5_0, 32 * 2 * 34},
-                        Case{model::DType::kQ5_1, 32 * 2 * 36}, Case{model::DType::kF16, 32 * 64 * 2},
-                        Case{model::DType::kBF16, 32 * 64 * 2}, Case{model::DType::kF32, 32 * 64 * 4}}) {
+  for (const Case& c :
+       {Case{model::DType::kQ4_0, 32 * 2 * 18 + 32 * 4}, Case{model::DType::kQ4_1, 32 * 2 * 20 + 32 * 4},
+        Case{model::DType::kQ8_0, 32 * 2 * 34 + 32 * 4}, Case{model::DType::kQ5_0, 32 * 2 * 34 + 32 * 4},
+        Case{model::DType::kQ5_1, 32 * 2 * 36 + 32 * 4}, Case{model::DType::kF16, 32 * 64 * 2},
+        Case{model::DType::kBF16, 32 * 64 * 2}, Case{model::DType::kF32, 32 * 64 * 4}}) {
     WeightArena arena(1 << 20);
     const RandomTensor weight(c.dtype, 32, 64, 5);
     Result<PackedMatrix> matrix = PackedMatrix::pack(weight.view(), {}, arena, team);

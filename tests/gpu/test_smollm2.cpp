@@ -85,7 +85,7 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
 
 TEST_CASE(
     "SmolLM2: fp32 greedy tokens equal transformers', quantized logits have a cosine above 0.9999 with them "
-    "in the mean and above 0.999 but for one token in 200") {
+    "in the mean and above 0.999 but for one token in 200, with AMX for every token") {
   if (!std::filesystem::exists(kModel)) {
     WARN("skipped: no " << kModel << ": fetch the model to run this test");
     return;
@@ -130,10 +130,11 @@ TEST_CASE(
   }
   INFO(equal << " of " << all << " quantized tokens equal, " << clear << " have a clear margin; mean cosine "
              << cosine_sum / static_cast<double>(all) << ", lowest " << lowest_cosine);
-  // Single tokens fall below on every path, another one on each: docs/decisions/014.
-  CHECK(close * 200 >= all * 199);
-  CHECK(lowest_cosine > 0.99);
-  CHECK(cosine_sum / static_cast<double>(all) > 0.9999);
+  // With integers of 8 bits single tokens fall below, another one on each path: docs/decisions/014, 041.
+  const bool fixed_point = matmul_kernels(detect_cpu_target()).round_row != nullptr;
+  CHECK(close * 200 >= (fixed_point ? all * 200 : all * 199));
+  CHECK(lowest_cosine > (fixed_point ? 0.9995 : 0.99));
+  CHECK(cosine_sum / static_cast<double>(all) > (fixed_point ? 0.99999 : 0.9999));
   CHECK(equal * 100 >= all * 99);
 }
 
