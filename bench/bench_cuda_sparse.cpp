@@ -3,7 +3,9 @@
 // many live tokens with and without it, in turns on one device, and a device that was not opened for it. One
 // JSON line a figure.
 //
-//   bench_cuda_sparse [--seqs 64] [--context 1024] [--layers 32] [--variants N, the first ones]
+//   bench_cuda_sparse [--seqs 64] [--context 1024] [--layers 32] [--variants N, the first ones] [--beside 1]
+//
+// --beside 1: instead, what the chunk of a prompt adds to such a step, by its length.
 
 #include <cuda_runtime_api.h>
 
@@ -40,8 +42,9 @@ class Load {
   Load(Device& device, std::uint32_t sequences, std::uint32_t context)
       : runner_(device, 32000, context), sequences_(sequences), context_(context) {}
 
-  /// One step of every sequence, at `position`; device time in ms.
-  double decode(const Variant& variant, std::uint32_t position) {
+  /// One step of every sequence, at `position`, and beside them the first `chunk` tokens of a prompt of
+  /// `context`; device time in ms.
+  double decode(const Variant& variant, std::uint32_t position, std::uint32_t chunk = 0) {
     StepPlan plan;
     for (std::uint32_t i = 0; i < sequences_; ++i) {
       add(plan, i, position, 1, true);
@@ -55,6 +58,7 @@ class Load {
       plan.sequences.back().sparse = static_cast<std::uint32_t>(plan.sparse.size());
       plan.sparse.push_back(step);
     }
+    if (chunk > 0) add_prompt(plan, variant, sequences_, chunk, 0);
     return runner_.run(std::move(plan));
   }
   /// Prompts that fill the context, in fours; the time of the last four.
@@ -63,14 +67,7 @@ class Load {
     for (std::uint32_t first = 0; first < sequences_; first += 4) {
       StepPlan plan;
       for (std::uint32_t i = first; i < std::min(sequences_, first + 4); ++i) {
-        add(plan, i, 0, context_, false);
-        if (variant.method == model::SparseMethod::kNone) continue;
-        SparseStep step = sparse(variant);
-        step.span = context_;
-        step.evict = variant.count;
-        step.live = context_ - variant.count;
-        plan.sequences.back().sparse = static_cast<std::uint32_t>(plan.sparse.size());
-        plan.sparse.push_back(step);
+        add_prompt(plan, variant, i, context_, variant.count);
       }
       ms = runner_.run(std::move(plan));
     }
@@ -87,6 +84,18 @@ class Load {
     step.params.recent = context_ / 2;
     step.prompt_length = context_;
     return step;
+  }
+  /// The first tokens of a prompt, of which `evict` go.
+  void add_prompt(StepPlan& plan, const Variant& variant, std::uint32_t index, std::uint32_t tokens,
+                  std::uint32_t evict) {
+    add(plan, index, 0, tokens, false);
+    if (variant.method == model::SparseMethod::kNone) return;
+    SparseStep step = sparse(variant);
+    step.span = tokens;
+    step.evict = evict;
+    step.live = tokens - evict;
+    plan.sequences.back().sparse = static_cast<std::uint32_t>(plan.sparse.size());
+    plan.sparse.push_back(step);
   }
   /// A sparsified sequence stays in the blocks of its context, whatever its position.
   void add(StepPlan& plan, std::uint32_t index, std::uint32_t first, std::uint32_t tokens, bool from_row) {
@@ -120,9 +129,39 @@ std::unique_ptr<Device> open(const model::ModelSpec& spec, std::uint32_t sequenc
   return std::move(*opened);
 }
 
+/// What a chunk of a prompt adds to a step of sequences that decode, exact and sparsified ones in turns.
+int run_beside(const model::ModelSpec& spec, std::uint32_t sequences, std::uint32_t context) {
+  const std::unique_ptr<Device> device = open(spec, sequences + 1, context, true);
+  if (device == nullptr) return 1;
+  const Variant variants[] = {{"none"}, {"h2o", model::SparseMethod::kH2o}};
+  Load load(*device, sequences, context);
+  std::uint32_t position = context;
+  (void)load.fill(variants[1]);
+  for (const std::uint32_t chunk : {0u, 8u, 16u, 32u, 48u, 64u, 80u, 96u, 128u, 192u, 256u}) {
+    if (chunk > context) break;
+    std::vector<double> times[2];
+    for (int round = 0; round < kRounds; ++round) {
+      for (int i = 0; i < kStepsARound; ++i) {
+        const double ms = load.decode(variants[0], context - 1, chunk);
+        if (i >= kWarm) times[0].push_back(ms);
+      }
+      for (int i = 0; i < kStepsARound; ++i) {
+        const double ms = load.decode(variants[1], position++, chunk);
+        if (i >= kWarm) times[1].push_back(ms);
+      }
+    }
+    std::printf(
+        "{\"figure\":\"beside a "
+        "chunk\",\"chunk\":%u,\"seqs\":%u,\"live\":%u,\"exact_ms\":%.4f,\"h2o_ms\":%.4f}\n",
+        chunk, sequences, context, median(times[0]), median(times[1]));
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
 int run(int argc, char** argv) {
   std::uint32_t sequences = 64, context = 1024;
-  int layers = 32, variants = 0;
+  int layers = 32, variants = 0, beside = 0;
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
     const int value = i + 1 < argc ? std::atoi(argv[++i]) : 0;
@@ -135,6 +174,8 @@ int run(int argc, char** argv) {
       variants = value;
     else if (name == "--layers")
       layers = value;
+    else if (name == "--beside")
+      beside = value;
     else
       return std::fprintf(stderr, "unknown option %s\n", argv[i - 1]), 2;
   }
@@ -143,6 +184,7 @@ int run(int argc, char** argv) {
     return std::fprintf(stderr, "bench_cuda_sparse: no GPU here, nothing measured\n"), 0;
   model::ModelSpec spec = shape_of("llama-7b");
   spec.num_layers = layers;
+  if (beside > 0) return run_beside(spec, sequences, context);
   // Before and after, so that a card that becomes slower shows.
   const Variant exact{"none"};
   const auto closed = [&] {

@@ -10,9 +10,11 @@ namespace spillway::gpu::cuda {
 
 namespace {
 
+constexpr std::uint32_t kShortRows = 256;  // shapes up to which are few enough to be measured each
+
 /// Rows of a product, rounded up so that few shapes come up; buffers have room for them.
 int padded(std::uint32_t rows) {
-  const std::uint32_t to = rows <= 16 ? 1 : rows <= 64 ? 8 : rows <= 256 ? 16 : 64;
+  const std::uint32_t to = rows <= 8 ? 1 : rows <= 64 ? 8 : rows <= kShortRows ? 16 : 64;
   return static_cast<int>((rows + to - 1) / to * to);
 }
 
@@ -344,18 +346,24 @@ void Forward::enqueue(const StepShape& shape, const StepInputs& in, const PoolVi
   sample(s);
 }
 
-void Forward::tune(std::uint32_t tokens, cudaStream_t stream) {
+void Forward::tune(std::uint32_t tokens_max, cudaStream_t stream) {
   if (model_.element == Element::kF32) return;
-  const StepShape shape;
-  const StepInputs in;
-  const PoolView pool;
-  const Step s{shape, in, pool, true, stream};
-  const int rows = padded(tokens);
-  const DeviceLayer& layer = model_.layers.front();
-  multiply(s, layer.qkv, normed_, rows, qkv_);
-  multiply(s, layer.o, attended_, rows, y_);
-  multiply(s, layer.up, normed_, rows, up_);
-  multiply(s, layer.down, activated_, rows, y_);
+  const auto measure = [&](std::uint32_t tokens) {
+    const StepShape shape;
+    const StepInputs in;
+    const PoolView pool;
+    const Step s{shape, in, pool, true, stream};
+    const int rows = padded(tokens);
+    const DeviceLayer& layer = model_.layers.front();
+    multiply(s, layer.qkv, normed_, rows, qkv_);
+    multiply(s, layer.o, attended_, rows, y_);
+    multiply(s, layer.up, normed_, rows, up_);
+    multiply(s, layer.down, activated_, rows, y_);
+  };
+  for (std::uint32_t tokens = 1; tokens <= std::min(tokens_max, kShortRows);
+       tokens = static_cast<std::uint32_t>(padded(tokens + 1)))
+    measure(tokens);
+  measure(tokens_max);
 }
 
 void Forward::reset_penalties(std::uint32_t row, const std::vector<TokenId>& prompt,

@@ -33,9 +33,9 @@ class Forward {
   /// synchronizes.
   void enqueue(const StepShape& shape, const StepInputs& in, const PoolView& pool, bool tune, cudaStream_t stream);
 
-  /// Measures the products of layers for steps of so many tokens, which synchronizes; activations are overwritten. Not in
-  /// fp32, where that would take seconds.
-  void tune(std::uint32_t tokens, cudaStream_t stream);
+  /// Measures the products of layers for steps of every number of tokens that is short, and of `tokens_max`, which
+  /// synchronizes; activations are overwritten. Not in fp32, where that would take seconds.
+  void tune(std::uint32_t tokens_max, cudaStream_t stream);
 
   /// The first error of any launch so far.
   [[nodiscard]] Result<void> status() const;
