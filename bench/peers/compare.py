@@ -4,10 +4,11 @@
 
 Usage: ./dev bench peers [--rounds N] [--engine NAME]... [--workload NAME]... [--peers DIR] [--threads N] [--json]
 
-Each engine loads once, in a process of its own that is stopped (SIGSTOP) while another one measures. Every round runs
-every workload on every engine before the next round begins, so that a slow spell of the machine hits all of them. The
-table shows medians over the rounds and ours divided by the best peer's on that line (above 1: ours is better). The raw
-figures go to bench/results/. bench/peers/install.sh makes the peers' environments in DIR.
+Each engine loads once, in a process of its own that is stopped (SIGSTOP) while another one measures, and answers a
+prompt of 512 tokens, untimed, before each measurement. Every round runs every workload on every engine before the next
+round begins, so that a slow spell of the machine hits all of them. The table shows medians over the rounds and ours
+divided by the best peer's on that line (above 1: ours is better). The raw figures go to bench/results/.
+bench/peers/install.sh makes the peers' environments in DIR.
 """
 
 import argparse
@@ -152,6 +153,7 @@ def measure(options, quiet, drivers, chosen):
 def ask(drivers, name, workload):
     """The engine's answer, or None: an engine that fails is out for the rest of the run."""
     try:
+        drivers[name].ask(workloads.WAKE)
         answer = drivers[name].ask(workload.job())
     except (RuntimeError, OSError) as error:
         print(f"{name} dropped out of {workload.name}: {error}", file=sys.stderr)

@@ -76,4 +76,6 @@ def all_workloads():
     ]
 
 
+# Before each measurement of an engine that was stopped, untimed: a machine may have taken its memory away meanwhile.
+WAKE = {"prompts": [[1000 + 7 * i for i in range(512)]], "max_tokens": [2], "concurrency": 1}
 WARM_UP = {"prompts": [[1000, 2000, 3000, 4000]], "max_tokens": [8], "concurrency": 1}
