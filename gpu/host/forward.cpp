@@ -364,13 +364,13 @@ void Forward::mlp_block(TeamMember& member, std::uint32_t layer, std::uint32_t r
   member.barrier();
   timer.mark(member, Phase::kMatmul);
   for_rows(member, rows, [&](std::uint32_t row) {
-    const float* up = up_.data() + row * stride;
-    if (gated) {
-      // the product has done it
-    } else if (spec.mlp == model::MlpKind::kGated) {
-      row_kernels_.gated(spec.activation, up, up + inner_, activated_.row(row), inner_);
-    } else {
-      row_kernels_.activate(spec.activation, up, activated_.row(row), inner_);
+    if (!gated) {
+      const float* up = up_.data() + row * stride;
+      if (spec.mlp == model::MlpKind::kGated) {
+        row_kernels_.gated(spec.activation, up, up + inner_, activated_.row(row), inner_);
+      } else {
+        row_kernels_.activate(spec.activation, up, activated_.row(row), inner_);
+      }
     }
     finish_input(activated_, weights.down, row);
   });
