@@ -25,6 +25,7 @@
 #include "actors/serving.hpp"
 #include "actors/session.hpp"
 #include "gpu/device.hpp"
+#include "gpu/host/execution_mode.hpp"
 #include "model/chat_template.hpp"
 #include "model/loader.hpp"
 #include "model/tokenizer.hpp"
@@ -88,6 +89,7 @@ struct EngineOptions {
   bool kv_cache_grows = false;  // on the host, with kv_cache_memory_bytes 0: beyond the default when sequences
                                 // need it, see grown_kv_cache_bytes
   std::string cpu_target;     // caps SIMD: "avx2", "avx512vnni", "scalar"; empty: what the CPU has
+  gpu::host::ExecutionMode execution_mode = gpu::host::ExecutionMode::kAccuracy;  // of the host device
   bool simulate_device =
       false;  // compute nothing: tokens come out of a hash, at once (gpu/sim); measures the rest
   std::chrono::microseconds simulated_step{0};  // with simulate_device: what a step takes

@@ -168,6 +168,7 @@ Result<std::unique_ptr<gpu::Device>> open_host(const EngineOptions& set, const m
     }
   }
   gpu::host::HostOptions host{.threads = set.threads,
+                              .mode = set.execution_mode,
                               .span_hook = opened.track.get(),
                               .resident_kv_bytes = set.populate_kv_cache ? usual_bytes : 0};
   if (!set.cpu_target.empty()) {

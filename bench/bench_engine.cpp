@@ -152,6 +152,10 @@ EngineOptions parse_options(int argc, char** argv) {
     else if (name == "--block-size") options.block_size = whole_number(name, value);
     else if (name == "--kv-cache-memory-mib") options.kv_cache_memory_bytes = std::size_t{whole_number(name, value)} << 20;
     else if (name == "--cpu-target") options.cpu_target = value;
+    else if (name == "--execution-mode" && value == "performance")
+      options.execution_mode = gpu::host::ExecutionMode::kPerformance;
+    else if (name == "--execution-mode" && value == "accuracy")
+      options.execution_mode = gpu::host::ExecutionMode::kAccuracy;
     else if (name == "--device" && value == "cuda") options.device = DeviceKind::kCuda;
     else if (name == "--device" && value == "host") options.device = DeviceKind::kHost;
     else if (name == "--load-format" && value == "dummy") options.load_format = model::LoadFormat::kDummy;

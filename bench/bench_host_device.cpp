@@ -4,7 +4,7 @@
 // time goes. One JSON line a case. The limit beside a decode line is the packed weight bytes read once a step
 // at the bandwidth given (GB/s, measured elsewhere), 0: none printed.
 //
-// bench_host_device MODEL [--threads N] [--cpu-target T] [--kv fp32|fp16|bf16|q8_0] [--only SUBSTRING]
+// bench_host_device MODEL [--threads N] [--cpu-target T] [--execution-mode M] [--kv fp32|fp16|bf16|q8_0] [--only SUBSTRING]
 // [--gbps X] [--sparse METHOD]
 //
 // --sparse measures decode steps of sparsified sequences (one token in, one out, as many live ones as the
@@ -237,6 +237,11 @@ int main(int argc, char** argv) {
       Result<CpuTarget> target = parse_cpu_target(value());
       if (!target) return std::fprintf(stderr, "%s\n", target.error().message.c_str()), 2;
       host.cpu_target = *target;
+    } else if (arg == "--execution-mode") {
+      const std::string mode = value();
+      if (mode != "accuracy" && mode != "performance")
+        return std::fprintf(stderr, "--execution-mode is accuracy or performance\n"), 2;
+      host.mode = mode == "performance" ? ExecutionMode::kPerformance : ExecutionMode::kAccuracy;
     } else if (arg == "--kv") {
       const std::string kv = value();
       options.kv_dtype = kv == "fp32"   ? KvDType::kF32

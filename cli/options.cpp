@@ -109,6 +109,12 @@ void add_engine_group(CLI::App& command, EngineOptions& options) {
                           options.cpu_target,
                           {{"auto", ""}, {"scalar", "scalar"}, {"avx2", "avx2"}, {"avx512", "avx512vnni"},
                            {"avx512bf16", "avx512bf16"}, {"amx", "amx"}});
+  using gpu::host::ExecutionMode;
+  add_choice<ExecutionMode>(command, "--execution-mode",
+                            "on a CPU with AVX-512 and without AMX; performance: products with quantized weights of "
+                            "8-bit activations, prompts a fifth sooner [accuracy]",
+                            options.execution_mode,
+                            {{"accuracy", ExecutionMode::kAccuracy}, {"performance", ExecutionMode::kPerformance}});
   command.add_flag("--trace-kernels", options.trace_kernels, "with --trace, on a GPU: every kernel too (slower)");
   add_value(command, "--trace", "FILE", "write what ran when as Chrome trace JSON (ui.perfetto.dev opens it)",
             [&options](const std::string& text) -> Result<void> {

@@ -32,10 +32,11 @@ const AttentionKernels& attention_kernels(CpuTarget target) noexcept {
   }
 }
 
-const PromptKernels* prompt_kernels(CpuTarget target) noexcept {
+const PromptKernels* prompt_kernels(CpuTarget target, ExecutionMode mode) noexcept {
   SPW_CHECK(target <= detect_cpu_target());
   if (target == CpuTarget::kAmx) return &kAmxPromptKernels;
-  return target == CpuTarget::kAvx512Bf16 ? &kAvx512Bf16PromptKernels : nullptr;
+  const bool rounds = target == CpuTarget::kAvx512Bf16 && mode == ExecutionMode::kPerformance;
+  return rounds ? &kAvx512Bf16PromptKernels : nullptr;
 }
 
 AttentionScratch::AttentionScratch(const KvLayout& layout, std::uint32_t group) {

@@ -14,6 +14,7 @@
 
 #include "gpu/host/attention_kernels.hpp"
 #include "gpu/host/cpu.hpp"
+#include "gpu/host/execution_mode.hpp"
 #include "gpu/host/prompt_kernels.hpp"
 #include "gpu/host/thread_team.hpp"
 
@@ -22,8 +23,8 @@ namespace spillway::gpu::host {
 /// The kernels for a target; requires that the machine can run it.
 [[nodiscard]] const AttentionKernels& attention_kernels(CpuTarget target) noexcept;
 
-/// Attention of prompt tokens in bfloat16; null where the target has none.
-[[nodiscard]] const PromptKernels* prompt_kernels(CpuTarget target) noexcept;
+/// Attention of prompt tokens in bfloat16; null where the target has none, or none as exact as the mode asks.
+[[nodiscard]] const PromptKernels* prompt_kernels(CpuTarget target, ExecutionMode mode) noexcept;
 
 class AttentionScratch {
  public:

@@ -16,7 +16,7 @@ namespace spillway::gpu::host {
 enum class CpuTarget : std::uint8_t {
   kScalar,      // plain x86-64, the reference
   kAvx2,        // AVX2 + FMA + F16C (AVX-VNNI machines and the first AVX-512 ones too)
-  kAvx512Vnni,  // AVX-512 F, BW, DQ, VL and the int8 quad dot product
+  kAvx512Vnni,  // AVX-512 F, BW, DQ, VL and dot products of integers (VNNI)
   kAvx512Bf16,  // and fast bfloat16 dot products: AMD's, and every machine with AMX (where they are slow)
   kAmx,         // and tiles of bytes and of bfloat16
 };

@@ -47,8 +47,8 @@ Forward::Forward(const HostModel& model, const KvLayout& layout, CpuTarget targe
                  const ForwardLimits& limits)
     : model_(model),
       layout_(layout),
-      matmul_kernels_(matmul_kernels(target)),
-      prompt_attention_(is_quantized(model) && can_attend_rounded(layout) ? prompt_kernels(target) : nullptr),
+      matmul_kernels_(matmul_kernels(target, limits.mode)),
+      prompt_attention_(is_quantized(model) && can_attend_rounded(layout) ? prompt_kernels(target, limits.mode) : nullptr),
       attention_kernels_(attention_kernels(target)),
       row_kernels_(row_kernels(target)),
       hidden_(static_cast<std::size_t>(model.spec.hidden_size)),

@@ -15,6 +15,7 @@
 
 #include "gpu/host/aligned_floats.hpp"
 #include "gpu/host/attention.hpp"
+#include "gpu/host/execution_mode.hpp"
 #include "gpu/host/host_model.hpp"
 #include "gpu/host/kv_pool.hpp"
 #include "gpu/host/phase_timer.hpp"
@@ -30,6 +31,7 @@ struct ForwardLimits {
   std::uint32_t max_samples = 0;  // rows of logits in one step
   std::uint32_t max_model_len = 0;
   std::uint32_t threads = 1;
+  ExecutionMode mode = ExecutionMode::kAccuracy;
 };
 
 class Forward {

@@ -66,9 +66,9 @@ class Executor {
         host_options_(host_options),
         team_(std::move(team)),
         row_kernels_(row_kernels(target)),
-        forward_(
-            model_, layout_, target,
-            {options.max_num_batched_tokens, options.max_num_seqs, options.max_model_len, team_->size()}),
+        forward_(model_, layout_, target,
+                 {options.max_num_batched_tokens, options.max_num_seqs, options.max_model_len, team_->size(),
+                  host_options.mode}),
         rows_(options.max_num_seqs),
         sampler_scratch_(team_->size()) {
     tokens_.reserve(options.max_num_batched_tokens);

@@ -13,6 +13,7 @@
 
 #include "gpu/device.hpp"
 #include "gpu/host/cpu.hpp"
+#include "gpu/host/execution_mode.hpp"
 #include "gpu/host/phase_timer.hpp"
 #include "model/spec.hpp"
 
@@ -21,6 +22,7 @@ namespace spillway::gpu::host {
 struct HostOptions {
   std::uint32_t threads = 0;               // the team's size; 0: one per available core
   CpuTarget cpu_target = CpuTarget::kAmx;  // at most this
+  ExecutionMode mode = ExecutionMode::kAccuracy;
   ClockFn clock;                           // ns, monotonic; empty: the system's steady clock
   SpanHook* span_hook = nullptr;           // outlives the device; may be null
   bool phase_sums = false;                 // keep phase_sums_ns()

@@ -60,8 +60,17 @@ Result<std::vector<float>> read_bias(const model::TensorView& bias, const RowOrd
 
 }  // namespace
 
-const MatmulKernels& matmul_kernels(CpuTarget target) noexcept {
+const MatmulKernels& matmul_kernels(CpuTarget target, ExecutionMode mode) noexcept {
   SPW_CHECK(target <= detect_cpu_target());
+  // Float weights are multiplied alike in all that is made for AVX-512.
+  static const auto with_floats = [](MatmulKernels kernels) {
+    kernels.f32 = kAvx512VnniMatmulKernels.f32;
+    kernels.f16 = kAvx512VnniMatmulKernels.f16;
+    kernels.bf16 = kAvx512VnniMatmulKernels.bf16;
+    return kernels;
+  };
+  static const MatmulKernels tiles = with_floats(kAmxMatmulKernels);
+  static const MatmulKernels outliers = with_floats(kOutlierMatmulKernels);
   switch (target) {
     case CpuTarget::kScalar:
       return kScalarMatmulKernels;
@@ -69,17 +78,9 @@ const MatmulKernels& matmul_kernels(CpuTarget target) noexcept {
       return kAvx2MatmulKernels;
     case CpuTarget::kAvx512Vnni:
     case CpuTarget::kAvx512Bf16:
-      return kAvx512VnniMatmulKernels;
-    case CpuTarget::kAmx: {
-      static const MatmulKernels tiles_and_floats = [] {
-        MatmulKernels kernels = kAmxMatmulKernels;
-        kernels.f32 = kAvx512VnniMatmulKernels.f32;
-        kernels.f16 = kAvx512VnniMatmulKernels.f16;
-        kernels.bf16 = kAvx512VnniMatmulKernels.bf16;
-        return kernels;
-      }();
-      return tiles_and_floats;
-    }
+      return mode == ExecutionMode::kPerformance ? outliers : kAvx512VnniMatmulKernels;
+    case CpuTarget::kAmx:
+      return tiles;
   }
   return kScalarMatmulKernels;
 }
@@ -182,10 +183,11 @@ void matmul(TeamMember& member, const MatmulKernels& kernels, const PackedProduc
         task.x = activations.x + first_row * activations.x_stride;
         task.x_stride = activations.x_stride;
       } else if (rounds) {
-        task.rounded = activations.quantized->rounded_tile(first_row);
+        task.rounded = activations.quantized->from(first_row);
         task.panel = activations.panel;
       } else {
-        task.quantized = activations.quantized->quantized(first_row);
+        task.quantized = activations.quantized->from(first_row);
+        task.quantized_stride = activations.quantized->stride();
         task.panel = activations.panel;
       }
       task.adds = finish == Finish::kAdd;

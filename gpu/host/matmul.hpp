@@ -14,13 +14,15 @@
 #include <span>
 #include <vector>
 
+#include "gpu/host/execution_mode.hpp"
 #include "gpu/host/packed_matrix.hpp"
 #include "gpu/host/product_rows.hpp"
 
 namespace spillway::gpu::host {
 
 /// The kernels of a target; requires that the machine can run it.
-[[nodiscard]] const MatmulKernels& matmul_kernels(CpuTarget target) noexcept;
+[[nodiscard]] const MatmulKernels& matmul_kernels(CpuTarget target,
+                                                  ExecutionMode mode = ExecutionMode::kAccuracy) noexcept;
 
 /// The rows to multiply, in the forms the product needs.
 struct Activations {

@@ -1,253 +1,179 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrix kernels with AVX-512 VNNI. A vector's 16 lanes are 16 output rows; activations are broadcast
-// from memory, so no lane is ever summed with another. Four activation rows are taken per pass over three
-// groups: what is unpacked serves four rows and what is broadcast three groups, and the 24 sums fit the
-// registers.
+// from memory, so no lane is ever summed with another. Eight activation rows are taken per pass over three
+// groups: what is widened serves eight rows and what is broadcast three groups. The 24 integer sums fill the
+// registers; the float sums, touched once a block, stay in memory.
 //
-// For a block of 32 columns, 16 outputs and one activation row this is 10 dot products (two for outliers), 1
-// conversion, 1 product and 1 or 2 multiply-adds: where dot products and multiply-adds share their units (Zen
-// 4), 8/13 (with stored minimum) or 8/12 of the dot product peak is the limit.
+// For a block of 32 columns, 16 outputs and one activation row this is 16 dot products (of two columns a
+// lane), 1 conversion and 1 or 2 multiply-adds: where dot products and multiply-adds share their units (Zen
+// 4), 16/18 (with stored minimum) or 16/17 of the dot product peak is the limit.
 
 #include <immintrin.h>
 
-#include "gpu/host/matmul_kernels.hpp"
-#include "gpu/host/quantize_avx512.inl"
+#include "gpu/host/matmul_avx512.inl"
 
 namespace spillway::gpu::host {
 
 namespace {
 
-constexpr std::size_t kRowsPerPass = 4;
-/// With few rows the limit is the memory; hardware prefetchers stop at 4 KiB pages, this does not.
-constexpr std::size_t kPrefetchBytes = 6144;
+const QuantizedBlock& block_at(const std::byte* from) {
+  return *reinterpret_cast<const QuantizedBlock*>(from);
+}
+float scale_at(const std::byte* from) {
+  float scale;
+  __builtin_memcpy(&scale, from, sizeof scale);
+  return scale;
+}
 
-/// What passes fetch meanwhile: `bytes` with each block, until all has been asked for.
-struct Ahead {
-  const std::byte* next = nullptr;
-  const std::byte* end = nullptr;
-  std::size_t bytes = 0;  // whole lines
+/// Two columns' activations, for every lane.
+[[gnu::always_inline]] inline __m512i broadcast_pair(const std::int16_t* values) {
+  int pair;
+  __builtin_memcpy(&pair, values, sizeof pair);
+  return _mm512_set1_epi32(pair);
+}
 
-  void fetch() {
-    const std::byte* stop = end - next < static_cast<std::ptrdiff_t>(bytes) ? end : next + bytes;
-    for (; next < stop; next += 64) _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+/// dot += the products of two columns of weights with those of kRows activation rows; the next row's lie
+/// `stride` bytes further.
+template <std::size_t kRows, std::size_t kGroups>
+[[gnu::always_inline]] inline void add_pair(const __m512i (&weights)[kGroups], const std::byte* x,
+                                            std::size_t stride, std::size_t at,
+                                            __m512i (&dot)[kGroups][kRows]) {
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const __m512i values = broadcast_pair(block_at(x + r * stride).values + at);
+#pragma GCC unroll 3
+    for (std::size_t g = 0; g < kGroups; ++g) {
+      dot[g][r] = _mm512_dpwssd_epi32(dot[g][r], weights[g], values);
+    }
   }
-};
-
-std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-__mmask16 lanes_of(std::size_t outputs) {
-  return outputs >= kGroupRows ? __mmask16{0xffff} : static_cast<__mmask16>((1u << outputs) - 1);
 }
 
-void store_outputs(const MatmulTask& task, std::size_t row, std::size_t group, __m512 sum) {
-  const std::size_t output = group * kGroupRows;
-  const __mmask16 lanes = lanes_of(task.outputs - output);
-  if (task.bias != nullptr) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, task.bias + output));
-  _mm512_mask_storeu_ps(task.y + row * task.y_stride + output, lanes, sum);
-}
-
-__m512i broadcast_dword(const std::int8_t* values) {
-  int dword;
-  __builtin_memcpy(&dword, values, sizeof dword);
-  return _mm512_set1_epi32(dword);
-}
-
-/// One block's dot products with the values of kRows activation rows; the next row's lie `row_blocks`
-/// further.
+/// One block's dot products.
 template <Storage kStorage, std::size_t kRows, std::size_t kGroups>
 [[gnu::always_inline]] inline void add_dots(const std::byte* tile, std::size_t group_bytes,
-                                            const QuantizedBlock* x, std::size_t row_blocks,
+                                            const std::byte* x, std::size_t stride,
                                             __m512i (&dot)[kGroups][kRows]) {
-  const __m512i low_nibbles = _mm512_set1_epi8(15);
-#pragma GCC unroll 4
-  for (std::size_t j = 0; j < 4; ++j) {
-    __m512i low[kGroups];
-    __m512i high[kGroups];
-    for (std::size_t g = 0; g < kGroups; ++g) {
-      low[g] = _mm512_loadu_si512(tile + g * group_bytes + 64 * j);
-      if constexpr (kStorage == Storage::kU4) {
-        high[g] = _mm512_and_si512(_mm512_srli_epi16(low[g], 4), low_nibbles);
-        low[g] = _mm512_and_si512(low[g], low_nibbles);
-      } else {
-        high[g] = _mm512_loadu_si512(tile + g * group_bytes + 256 + 64 * j);
-      }
-    }
-    for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i values = broadcast_dword(x[r * row_blocks].values + 4 * j);
-      for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_dpbusd_epi32(dot[g][r], low[g], values);
-    }
-    for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i values = broadcast_dword(x[r * row_blocks].values + 16 + 4 * j);
-      for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_dpbusd_epi32(dot[g][r], high[g], values);
+  const __m512i bytes = _mm512_set1_epi16(255), nibbles = _mm512_set1_epi16(15);
+  constexpr std::size_t kLines = kStorage == Storage::kU4 ? 4 : 8;
+#pragma GCC unroll 8
+  for (std::size_t j = 0; j < kLines; ++j) {
+    __m512i stored[kGroups], weights[kGroups];
+    const auto each_group = [&](auto&& widen) {
+#pragma GCC unroll 3
+      for (std::size_t g = 0; g < kGroups; ++g) weights[g] = widen(stored[g]);
+    };
+#pragma GCC unroll 3
+    for (std::size_t g = 0; g < kGroups; ++g) stored[g] = _mm512_loadu_si512(tile + g * group_bytes + 64 * j);
+    if constexpr (kStorage == Storage::kU8) {
+      each_group([&](__m512i v) { return _mm512_and_si512(v, bytes); });
+      add_pair<kRows, kGroups>(weights, x, stride, 4 * j, dot);
+      each_group([&](__m512i v) { return _mm512_srli_epi16(v, 8); });
+      add_pair<kRows, kGroups>(weights, x, stride, 4 * j + 2, dot);
+    } else {
+      each_group([&](__m512i v) { return _mm512_and_si512(v, nibbles); });
+      add_pair<kRows, kGroups>(weights, x, stride, 4 * j, dot);
+      each_group([&](__m512i v) { return _mm512_and_si512(_mm512_srli_epi16(v, 8), nibbles); });
+      add_pair<kRows, kGroups>(weights, x, stride, 4 * j + 2, dot);
+      each_group([&](__m512i v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), nibbles); });
+      add_pair<kRows, kGroups>(weights, x, stride, 16 + 4 * j, dot);
+      each_group([&](__m512i v) { return _mm512_srli_epi16(v, 12); });
+      add_pair<kRows, kGroups>(weights, x, stride, 16 + 4 * j + 2, dot);
     }
   }
 }
 
-/// The weights of the four at `at`, a byte each.
-template <Storage kStorage>
-[[gnu::always_inline]] inline __m512i outlier_weights(const std::byte* tile, std::size_t at) {
-  if constexpr (kStorage == Storage::kU8) return _mm512_loadu_si512(tile + at);
-  alignas(16) static constexpr std::uint64_t kShifts[2][2] = {{0, 0}, {4, 0}};  // upper fours: upper nibbles
-  const __m128i shift = _mm_load_si128(reinterpret_cast<const __m128i*>(kShifts[at / 256]));
-  return _mm512_and_si512(_mm512_srl_epi16(_mm512_loadu_si512(tile + at % 256), shift), _mm512_set1_epi8(15));
-}
+struct Pass {
+  static constexpr std::size_t kRows = 8;
 
-/// dot = 256 * the products with the rows' outliers.
-template <Storage kStorage, std::size_t kRows, std::size_t kGroups>
-[[gnu::always_inline]] inline void start_with_outliers(const std::byte* tile, std::size_t group_bytes,
-                                                       const QuantizedBlock* x, std::size_t row_blocks,
-                                                       __m512i (&dot)[kGroups][kRows]) {
-  for (std::size_t r = 0; r < kRows; ++r) {
-    const QuantizedBlock& block = x[r * row_blocks];
-    for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_setzero_si512();
-    for (std::size_t o = 0; o < kOutlierFours; ++o) {
-      const __m512i values = broadcast_dword(block.outliers[o]);
+  /// kRows activation rows from `first_row` times kGroups groups from `first_group`.
+  template <Storage kStorage, bool kHasMin, std::size_t kRowCount, std::size_t kGroups>
+  static void groups(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead& ahead) {
+    constexpr std::size_t kQuantBytes = kStorage == Storage::kU4 ? 256 : 512;
+    constexpr std::size_t kTileBytes = kQuantBytes + (kHasMin ? 64 : 32);
+    const std::size_t blocks = task.cols / kBlockCols;
+    const std::size_t group_bytes = task.group_bytes;
+    const std::byte* tile = task.groups + first_group * group_bytes;
+    const std::size_t stride = task.quantized_stride;
+    const std::byte* x = task.quantized + first_row * stride;
+    const __m128i zero_shift = _mm_cvtsi32_si128(task.zero_shift);
+    __m512 sum[kGroups][kRowCount];
+    for (std::size_t g = 0; g < kGroups; ++g) {
+      for (std::size_t r = 0; r < kRowCount; ++r) sum[g][r] = _mm512_setzero_ps();
+    }
+    for (std::size_t b = 0; b < blocks; ++b, tile += kTileBytes, x += sizeof(QuantizedBlock)) {
+      ahead.fetch();
+      if constexpr (kRowCount * kGroups > 12) __asm__ volatile("" : "+m"(sum));  // registers are for integers
+      __m512i dot[kGroups][kRowCount];
+#pragma GCC unroll 8
+      for (std::size_t r = 0; r < kRowCount; ++r) {
+        __m512i zero = _mm512_setzero_si512();
+        if constexpr (!kHasMin) {
+          zero = _mm512_sll_epi32(_mm512_set1_epi32(block_at(x + r * stride).negative_sum), zero_shift);
+        }
+#pragma GCC unroll 3
+        for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = zero;
+      }
+      add_dots<kStorage, kRowCount, kGroups>(tile, group_bytes, x, stride, dot);
+#pragma GCC unroll 3
       for (std::size_t g = 0; g < kGroups; ++g) {
-        const __m512i weights = outlier_weights<kStorage>(tile + g * group_bytes, block.outlier_at[o]);
-        dot[g][r] = _mm512_dpbusd_epi32(dot[g][r], weights, values);
-      }
-    }
-    for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_slli_epi32(dot[g][r], 8);
-  }
-}
-
-/// kRows activation rows from `first_row` times kGroups groups from `first_group`.
-template <Storage kStorage, bool kHasMin, std::size_t kRows, std::size_t kGroups>
-void quantized_groups(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead& ahead) {
-  constexpr std::size_t kQuantBytes = kStorage == Storage::kU4 ? 256 : 512;
-  constexpr std::size_t kTileBytes = kQuantBytes + (kHasMin ? 64 : 32);
-  const std::size_t blocks = task.cols / kBlockCols;
-  const std::size_t group_bytes = task.group_bytes;
-  const std::byte* tile = task.groups + first_group * group_bytes;
-  const QuantizedBlock* x = task.quantized + first_row * blocks;
-  const __m128i zero_shift = _mm_cvtsi32_si128(task.zero_shift);
-  __m512 sum[kGroups][kRows];
-  for (std::size_t g = 0; g < kGroups; ++g) {
-    for (std::size_t r = 0; r < kRows; ++r) sum[g][r] = _mm512_setzero_ps();
-  }
-  for (std::size_t b = 0; b < blocks; ++b, tile += kTileBytes, ++x) {
-    ahead.fetch();
-    __m512i dot[kGroups][kRows];
-    start_with_outliers<kStorage, kRows, kGroups>(tile, group_bytes, x, blocks, dot);
-    if constexpr (!kHasMin) {
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512i zero = _mm512_sll_epi32(_mm512_set1_epi32(x[r * blocks].negative_sum), zero_shift);
-        for (std::size_t g = 0; g < kGroups; ++g) dot[g][r] = _mm512_add_epi32(dot[g][r], zero);
-      }
-    }
-    add_dots<kStorage, kRows, kGroups>(tile, group_bytes, x, blocks, dot);
-    for (std::size_t g = 0; g < kGroups; ++g) {
-      const auto* scales = reinterpret_cast<const __m256i*>(tile + g * group_bytes + kQuantBytes);
-      const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256(scales));
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[g][r]), d);
-        sum[g][r] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x[r * blocks].scale), sum[g][r]);
-      }
-      if constexpr (kHasMin) {
-        const __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256(scales + 1));
-        for (std::size_t r = 0; r < kRows; ++r) {
-          sum[g][r] = _mm512_fmadd_ps(m, _mm512_set1_ps(x[r * blocks].scaled_sum), sum[g][r]);
+        const auto* scales = reinterpret_cast<const __m256i*>(tile + g * group_bytes + kQuantBytes);
+        const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256(scales));
+#pragma GCC unroll 8
+        for (std::size_t r = 0; r < kRowCount; ++r) {
+          sum[g][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[g][r]), d, sum[g][r]);
+        }
+        if constexpr (kHasMin) {
+          const __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256(scales + 1));
+#pragma GCC unroll 8
+          for (std::size_t r = 0; r < kRowCount; ++r) {
+            sum[g][r] = _mm512_fmadd_ps(m, _mm512_set1_ps(block_at(x + r * stride).sum), sum[g][r]);
+          }
         }
       }
     }
-  }
-  for (std::size_t g = 0; g < kGroups; ++g) {
-    for (std::size_t r = 0; r < kRows; ++r) store_outputs(task, first_row + r, first_group + g, sum[g][r]);
-  }
-}
-
-/// Up to kRowsPerPass rows from `first_row`.
-template <Storage kStorage, bool kHasMin, std::size_t kGroups>
-void quantized_pass(const MatmulTask& task, std::size_t first_row, std::size_t first_group, Ahead& ahead) {
-  switch (task.rows - first_row) {
-    case 0:
-      return;
-    case 1:
-      return quantized_groups<kStorage, kHasMin, 1, kGroups>(task, first_row, first_group, ahead);
-    case 2:
-      return quantized_groups<kStorage, kHasMin, 2, kGroups>(task, first_row, first_group, ahead);
-    case 3:
-      return quantized_groups<kStorage, kHasMin, 3, kGroups>(task, first_row, first_group, ahead);
-    default:
-      return quantized_groups<kStorage, kHasMin, 4, kGroups>(task, first_row, first_group, ahead);
-  }
-}
-
-/// All rows times kGroups groups, which stay in the cache meanwhile, as what comes `next` enters it.
-template <Storage kStorage, bool kHasMin, std::size_t kGroups>
-void quantized_rows(const MatmulTask& task, std::size_t first_group, const std::byte* next,
-                    std::size_t next_bytes) {
-  const std::size_t passes = (task.rows + kRowsPerPass - 1) / kRowsPerPass;
-  Ahead ahead{next, next + next_bytes, whole_lines(next_bytes / (passes * (task.cols / kBlockCols)))};
-  for (std::size_t row = 0; row < task.rows; row += kRowsPerPass) {
-    quantized_pass<kStorage, kHasMin, kGroups>(task, row, first_group, ahead);
-  }
-}
-
-/// Copies kGroups groups of 4-bit weights as kU8 tiles, one group after the other.
-template <bool kHasMin>
-void unpack_groups(const MatmulTask& task, std::size_t first_group, std::size_t groups) {
-  constexpr std::size_t kScaleBytes = kHasMin ? 64 : 32;
-  const __m512i low_nibbles = _mm512_set1_epi8(15);
-  std::byte* to = task.panel;
-  for (std::size_t g = first_group; g < first_group + groups; ++g) {
-    const std::byte* tile = task.groups + g * task.group_bytes;
-    for (std::size_t b = 0; b < task.cols / kBlockCols; ++b, tile += 256 + kScaleBytes) {
-      for (std::size_t j = 0; j < 4; ++j) {
-        const __m512i both = _mm512_loadu_si512(tile + 64 * j);
-        _mm512_storeu_si512(to + 64 * j, _mm512_and_si512(both, low_nibbles));
-        _mm512_storeu_si512(to + 256 + 64 * j, _mm512_and_si512(_mm512_srli_epi16(both, 4), low_nibbles));
+    for (std::size_t r = 0; r < kRowCount; ++r) {
+      const __m512 scale = _mm512_set1_ps(scale_at(x + r * stride));
+      for (std::size_t g = 0; g < kGroups; ++g) {
+        store_outputs(task, first_row + r, first_group + g, _mm512_mul_ps(sum[g][r], scale));
       }
-      __builtin_memcpy(to + 512, tile + 256, kScaleBytes);
-      to += 512 + kScaleBytes;
     }
   }
+};
+
+/// The largest magnitude; as integers they order like floats, and NaN ranks above infinity: it ends in the
+/// scale, not unseen.
+float largest_magnitude(const float* x, std::size_t cols) {
+  const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  for (std::size_t at = 0; at < cols; at += kBlockCols) {
+    for (std::size_t half = 0; half < 2; ++half) {
+      const __m512i bits = _mm512_loadu_si512(x + at + 16 * half);
+      largest[half] = _mm512_max_epu32(largest[half], _mm512_and_si512(bits, magnitude_bits));
+    }
+  }
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(
+      static_cast<int>(_mm512_reduce_max_epu32(_mm512_max_epu32(largest[0], largest[1]))))));
 }
 
-/// All rows times kGroups groups: 4-bit weights are unpacked once for all of them.
-template <Storage kStorage, bool kHasMin, std::size_t kGroups>
-void many_rows(const MatmulTask& task, std::size_t first_group) {
-  const std::size_t blocks = task.cols / kBlockCols;
-  const std::byte* next = task.groups + (first_group + kGroups) * task.group_bytes;
-  const std::size_t next_bytes = kGroups * task.group_bytes;
-  if constexpr (kStorage == Storage::kU4) {
-    if (task.panel != nullptr) {
-      unpack_groups<kHasMin>(task, first_group, kGroups);
-      MatmulTask unpacked = task;
-      unpacked.groups = task.panel;
-      unpacked.group_bytes = blocks * (512 + (kHasMin ? 64 : 32));
-      unpacked.outputs = task.outputs - first_group * kGroupRows;
-      unpacked.y = task.y + first_group * kGroupRows;
-      unpacked.bias = task.bias == nullptr ? nullptr : task.bias + first_group * kGroupRows;
-      return quantized_rows<Storage::kU8, kHasMin, kGroups>(unpacked, 0, next, next_bytes);
+void quantize_row(const float* x, std::size_t cols, std::byte* row) {
+  auto* blocks = reinterpret_cast<QuantizedBlock*>(row);
+  const float amax = largest_magnitude(x, cols);
+  const bool zero = amax < kLeastMagnitude;  // false for NaN
+  const __m512 inverse = _mm512_set1_ps(zero ? 0.0f : kLargestQuantized / amax);
+  for (std::size_t b = 0; b < cols / kBlockCols; ++b, x += kBlockCols) {
+    __m512i q[2];
+    for (std::size_t half = 0; half < 2; ++half) {
+      q[half] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * half), inverse));
+      __m256i words = _mm512_cvtepi32_epi16(q[half]);
+      words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);  // each four as 0 2 1 3
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(blocks[b].values + 16 * half), words);
     }
+    const int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
+    blocks[b].sum = static_cast<float>(sum);
+    blocks[b].negative_sum = static_cast<int>(0u - static_cast<unsigned>(sum));  // NaN gives INT_MIN
   }
-  quantized_rows<kStorage, kHasMin, kGroups>(task, first_group, next, next_bytes);
-}
-
-template <Storage kStorage, bool kHasMin>
-void quantized_product(const MatmulTask& task) {
-  std::size_t group = 0;
-  const std::size_t tile_bytes = task.group_bytes / (task.cols / kBlockCols);
-  if (task.rows <= kRowsPerPass) {  // bound by memory: read it in one stream
-    for (; group < task.group_count; ++group) {
-      const std::byte* ahead_of = task.groups + group * task.group_bytes + kPrefetchBytes;
-      Ahead ahead{ahead_of, ahead_of + task.group_bytes, whole_lines(tile_bytes)};
-      quantized_pass<kStorage, kHasMin, 1>(task, 0, group, ahead);
-    }
-    return;
-  }
-  for (; group + kGroupsPerPass <= task.group_count; group += kGroupsPerPass) {
-    many_rows<kStorage, kHasMin, kGroupsPerPass>(task, group);
-  }
-  switch (task.group_count - group) {
-    case 1:
-      return many_rows<kStorage, kHasMin, 1>(task, group);
-    case 2:
-      return many_rows<kStorage, kHasMin, 2>(task, group);
-    default:
-      return;
-  }
+  const float scale = zero ? 0.0f : amax * (1.0f / kLargestQuantized);
+  __builtin_memcpy(blocks + cols / kBlockCols, &scale, sizeof scale);
 }
 
 template <Storage kStorage>
@@ -310,10 +236,10 @@ void float_product(const MatmulTask& task) {
 }  // namespace
 
 constinit const MatmulKernels kAvx512VnniMatmulKernels = {
-    .u4 = quantized_product<Storage::kU4, false>,
-    .u4_min = quantized_product<Storage::kU4, true>,
-    .u8 = quantized_product<Storage::kU8, false>,
-    .u8_min = quantized_product<Storage::kU8, true>,
+    .u4 = quantized_product<Pass, Storage::kU4, false>,
+    .u4_min = quantized_product<Pass, Storage::kU4, true>,
+    .u8 = quantized_product<Pass, Storage::kU8, false>,
+    .u8_min = quantized_product<Pass, Storage::kU8, true>,
     .f32 = float_product<Storage::kF32>,
     .f16 = float_product<Storage::kF16>,
     .bf16 = float_product<Storage::kBF16>,

@@ -25,22 +25,44 @@ inline constexpr std::size_t kGroupsPerPass = 3;
 
 enum class Storage : std::uint8_t { kU4, kU8, kF32, kF16, kBF16 };
 
-/// Columns that one lane of a dot product takes, and how many such fours of a block may hold outliers.
+/// 32 activations of a row as integers q of 16 bits: q = round(x / scale), ties to even, where scale = amax /
+/// 32767 over the whole row; a row whose amax is below 1e-30 is all zero. The products of q with a block's
+/// integer weights are exact, so all that is lost is half a step of each activation (docs/decisions/042). A
+/// NaN or an infinity makes the scale one. A row is its blocks, then the scale, a float.
+struct QuantizedBlock {
+  /// Of each four columns the first and third, then the second and fourth: a lane of 16-bit dot products
+  /// takes two columns, and the bytes of a four of weights are widened by a mask and by a shift.
+  std::int16_t values[kBlockCols];
+  float sum;                  // sum(q), for the m of a block of weights
+  std::int32_t negative_sum;  // -sum(q), for the zero point
+};
+static_assert(sizeof(QuantizedBlock) == 72);
+/// Where a block has column i.
+[[nodiscard]] constexpr std::size_t place_in_block(std::size_t i) {
+  return i / 4 * 4 + (i % 2 * 2 + i % 4 / 2);
+}
+/// What the largest magnitude of a row becomes, and the least one whose inverse is finite.
+inline constexpr float kLargestQuantized = 32767, kLeastMagnitude = 1e-30f;
+
+/// Columns that one lane of an 8-bit dot product takes, and how many such fours of a block may hold outliers.
 inline constexpr std::size_t kFour = 4;
 inline constexpr std::size_t kOutlierFours = 2;
 
-/// 32 activations of one row as integers q; see quantized_rows.hpp. q = values, plus 256 * outliers in the
-/// fours that have them. One cache line, one stream and one pointer a row for the kernels.
-struct alignas(64) QuantizedBlock {
+/// The same in 8 bits, but for outliers, for kernels that trade exactness for time (docs/decisions/010). The
+/// two fours with the largest magnitudes are the block's outliers; the other 24 values set the step: scale =
+/// amax24 / 127, but at least amax32 / (127 * 256). q = values, plus 256 * outliers in the fours that have
+/// them. Which fours they are is decided by magnitude without its last three bits, the earlier four first
+/// among equals. One cache line, one stream and one pointer a row for the kernels.
+struct alignas(64) OutlierBlock {
   std::int8_t values[kBlockCols];
   std::int8_t outliers[kOutlierFours][kFour];
   std::uint16_t outlier_at[kOutlierFours];  // 64 * index of the four in the block: its place in a kU8 tile
   float scale;
-  float scaled_sum;           // scale * sum(q), for the m of a block of weights
+  float sum;                  // scale * sum(q), for the m of a block of weights
   std::int32_t negative_sum;  // -sum(q), for the zero point
   std::int32_t unused[2];
 };
-static_assert(sizeof(QuantizedBlock) == 64);
+static_assert(sizeof(OutlierBlock) == 64);
 
 /// Consecutive groups of one packed matrix times some rows of activations.
 struct MatmulTask {
@@ -49,9 +71,10 @@ struct MatmulTask {
   std::size_t group_count = 0;
   std::size_t outputs = 0;  // rows of the matrix in these groups: 16 * group_count, less the padding
   std::size_t cols = 0;
-  std::uint8_t zero_shift = 0;                // quantized without has_min
-  const QuantizedBlock* quantized = nullptr;  // quantized weights: [rows, cols / 32], contiguous
-  const float* x = nullptr;                   // float weights: [rows, cols], row stride x_stride
+  std::uint8_t zero_shift = 0;           // quantized without has_min
+  const std::byte* quantized = nullptr;  // quantized weights: rows as quantize_row makes them
+  std::size_t quantized_stride = 0;      // bytes from one to the next
+  const float* x = nullptr;              // float weights: [rows, cols], row stride x_stride
   std::size_t x_stride = 0;
   std::size_t rows = 0;         // activation rows
   const float* bias = nullptr;  // [outputs] or null
@@ -91,13 +114,18 @@ struct MatmulKernels {
   Product f32 = nullptr;
   Product f16 = nullptr;
   Product bf16 = nullptr;
-  /// What products with quantized weights read is made by one of these, the other is null: blocks [cols /
-  /// 32], or a rounded row.
-  void (*quantize_row)(const float* x, std::size_t cols, QuantizedBlock* blocks) = nullptr;
+  /// What products with quantized weights read is made by one of these, the other is null: blocks of
+  /// block_bytes, or a rounded row.
+  void (*quantize_row)(const float* x, std::size_t cols, std::byte* row) = nullptr;
+  std::size_t block_bytes = sizeof(QuantizedBlock);
   void (*round_row)(const float* x, std::size_t cols, std::byte* rounded) = nullptr;
 
   bool finishes = false;  // products take MatmulTask::adds and factor_groups
 
+  /// Of a row that quantize_row makes: its blocks and a float.
+  [[nodiscard]] constexpr std::size_t quantized_bytes(std::size_t cols) const {
+    return cols / kBlockCols * block_bytes + sizeof(float);
+  }
   [[nodiscard]] constexpr std::size_t groups_per_pass() const {
     return round_row != nullptr ? 2 : kGroupsPerPass;
   }
@@ -112,6 +140,7 @@ struct MatmulKernels {
 extern const MatmulKernels kScalarMatmulKernels;
 extern const MatmulKernels kAvx2MatmulKernels;
 extern const MatmulKernels kAvx512VnniMatmulKernels;
-extern const MatmulKernels kAmxMatmulKernels;  // with quantized weights; for others as above
+extern const MatmulKernels kOutlierMatmulKernels;  // AVX-512 VNNI; only quantized weights, the same
+extern const MatmulKernels kAmxMatmulKernels;      // with quantized weights; for others as above
 
 }  // namespace spillway::gpu::host

@@ -183,7 +183,7 @@ TEST_CASE("attention: in bfloat16 a prompt stays close to a double-precision sof
                Shape{100, 1, 32, 16, 0, KvDType::kF16});
   constexpr std::uint32_t kLength = 560;
   for (const CpuTarget target : available_cpu_targets()) {
-    const PromptKernels* prompt = prompt_kernels(target);
+    const PromptKernels* prompt = prompt_kernels(target, ExecutionMode::kPerformance);
     if (prompt == nullptr) continue;
     INFO(to_string(target) << ", heads " << shape.heads << "/" << shape.kv_heads << ", KV type "
                            << static_cast<int>(shape.dtype));

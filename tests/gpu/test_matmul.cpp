@@ -31,12 +31,31 @@ struct Product {
   }
 };
 
+struct KernelSet {
+  std::string name;
+  const MatmulKernels& kernels;
+  [[nodiscard]] bool has_outliers() const { return kernels.block_bytes == sizeof(OutlierBlock); }
+  [[nodiscard]] bool rounds() const { return kernels.round_row != nullptr; }
+};
+
+/// Those of every target that this machine can run, in both modes where they differ.
+std::vector<KernelSet> all_kernels() {
+  std::vector<KernelSet> sets;
+  for (const CpuTarget target : available_cpu_targets()) {
+    const MatmulKernels& exact = matmul_kernels(target);
+    sets.push_back({std::string(to_string(target)), exact});
+    const MatmulKernels& fast = matmul_kernels(target, ExecutionMode::kPerformance);
+    if (&fast != &exact) sets.push_back({std::string(to_string(target)) + ", performance", fast});
+  }
+  return sets;
+}
+
 /// y [rows, product.rows()], with quantized and float activations both provided.
 /// What finishes adds to is 0.25.
-std::vector<float> multiply(const PackedProduct& product, CpuTarget target, ThreadTeam& team,
+std::vector<float> multiply(const PackedProduct& product, const KernelSet& target, ThreadTeam& team,
                             const std::vector<float>& x, std::size_t rows, bool with_panel = true,
                             Finish finish = Finish::kStore) {
-  const MatmulKernels& kernels = matmul_kernels(target);
+  const MatmulKernels& kernels = target.kernels;
   const std::size_t cols = product.cols();
   ProductRows quantized(kernels, product.needs_quantized() ? rows : 0, cols);
   AlignedRows panels(with_panel ? team.size() : 0, product.panel_bytes(kernels));
@@ -65,8 +84,9 @@ std::vector<float> multiply(const PackedProduct& product, CpuTarget target, Thre
   return y;
 }
 
-/// The integer of column `i` of a block.
-int quantized_value(const QuantizedBlock& block, std::size_t i) {
+int quantized_value(const QuantizedBlock& block, std::size_t i) { return block.values[place_in_block(i)]; }
+
+int quantized_value(const OutlierBlock& block, std::size_t i) {
   int q = block.values[i];
   for (std::size_t o = 0; o < kOutlierFours; ++o) {
     if (block.outlier_at[o] / 64u == i / kFour) q += 256 * block.outliers[o][i % kFour];
@@ -74,17 +94,31 @@ int quantized_value(const QuantizedBlock& block, std::size_t i) {
   return q;
 }
 
+/// A row's scale, behind its blocks.
+float row_scale(const std::byte* row, std::size_t cols) {
+  float scale;
+  std::memcpy(&scale, row + cols / kBlockCols * sizeof(QuantizedBlock), sizeof scale);
+  return scale;
+}
+
 /// The activations as blocks of integers represent them.
-std::vector<double> quantized_values(const std::vector<float>& x, std::size_t rows, std::size_t cols) {
-  QuantizedRows quantized(rows, cols);
-  quantized.set_cols(cols);
-  for (std::size_t row = 0; row < rows; ++row)
-    quantized.quantize_row(matmul_kernels(CpuTarget::kScalar), &x[row * cols], row);
-  const QuantizedBlock* blocks = quantized.row(0);
+std::vector<double> quantized_values(const KernelSet& target, const std::vector<float>& x, std::size_t rows,
+                                     std::size_t cols) {
+  ProductRows quantized(target.kernels, rows, cols);
   std::vector<double> values(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const QuantizedBlock& block = blocks[i / kBlockCols];
-    values[i] = static_cast<double>(quantized_value(block, i % kBlockCols)) * block.scale;
+  for (std::size_t row = 0; row < rows; ++row) {
+    quantized.set_row(target.kernels, &x[row * cols], row);
+    const std::byte* blocks = quantized.from(row);
+    for (std::size_t i = 0; i < cols; ++i) {
+      const std::size_t b = i / kBlockCols;
+      if (target.has_outliers()) {
+        const OutlierBlock& block = reinterpret_cast<const OutlierBlock*>(blocks)[b];
+        values[row * cols + i] = quantized_value(block, i % kBlockCols) * double{block.scale};
+      } else {
+        const QuantizedBlock& block = reinterpret_cast<const QuantizedBlock*>(blocks)[b];
+        values[row * cols + i] = quantized_value(block, i % kBlockCols) * double{row_scale(blocks, cols)};
+      }
+    }
   }
   return values;
 }
@@ -112,9 +146,9 @@ struct Errors {
 enum class Form { kFloat, kIntegers, kRounded };
 
 Errors errors_of(const RandomTensor& weight, const std::vector<float>& x, std::size_t rows, Form form,
-                 const std::vector<float>& y) {
+                 const KernelSet& target, const std::vector<float>& y) {
   std::vector<double> exact(x.begin(), x.end()), used = exact;
-  if (form == Form::kIntegers) used = quantized_values(x, rows, weight.cols());
+  if (form == Form::kIntegers) used = quantized_values(target, x, rows, weight.cols());
   Errors errors;
   double square = 0;
   double difference = 0;
@@ -152,7 +186,7 @@ bool same_bits(const float* a, const float* b, std::size_t count) {
 
 TEST_CASE("matmul: every type, shape and target agrees with a double reference") {
   ThreadTeam team(2);
-  for (CpuTarget target : available_cpu_targets()) {
+  for (const KernelSet& target : all_kernels()) {
     for (model::DType dtype : kAllDTypes) {
       const bool blocks = model::block_elements(dtype) > 1;
       for (std::size_t rows : {1, 15, 16, 17, 49}) {
@@ -167,12 +201,14 @@ TEST_CASE("matmul: every type, shape and target agrees with a double reference")
           for (std::size_t m : {1, 2, 3, 5, 8, 13, 16, 17, 33, 49, 70}) {
             const std::vector<float> x = random_activations(m * cols, static_cast<std::uint32_t>(m));
             const std::vector<float> y = multiply(product.packed, target, team, x, m);
-            const bool rounds = matmul_kernels(target).round_row != nullptr;
-            const Form form = !blocks ? Form::kFloat : rounds ? Form::kRounded : Form::kIntegers;
-            const Errors errors = errors_of(weight, x, m, form, y);
-            INFO(to_string(target) << " " << to_string(dtype) << " " << rows << "x" << cols << " by " << m);
+            const Form form = !blocks ? Form::kFloat : target.rounds() ? Form::kRounded : Form::kIntegers;
+            const Errors errors = errors_of(weight, x, m, form, target, y);
+            INFO(target.name << " " << to_string(dtype) << " " << rows << "x" << cols << " by " << m);
             CHECK(errors.tight < 2e-6);
-            CHECK(errors.loose < (!blocks ? 1e-5 : rounds ? 2e-3 : 0.02));
+            CHECK(errors.loose < (!blocks                 ? 1e-5
+                                  : target.has_outliers() ? 0.02
+                                  : target.rounds()       ? 2e-3
+                                                          : 5e-4));
           }
         }
       }
@@ -183,7 +219,7 @@ TEST_CASE("matmul: every type, shape and target agrees with a double reference")
 TEST_CASE("matmul: a row's result does not depend on the batch, the threads or the chunks") {
   ThreadTeam one(1);
   ThreadTeam three(3);
-  for (CpuTarget target : available_cpu_targets()) {
+  for (const KernelSet& target : all_kernels()) {
     for (model::DType dtype : kAllDTypes) {
       const std::size_t cols = 96;
       const std::size_t outputs = 16 * 9 + 5;
@@ -197,7 +233,7 @@ TEST_CASE("matmul: a row's result does not depend on the batch, the threads or t
       std::vector<std::size_t> batches;
       for (std::size_t m = 2; m <= 33; ++m) batches.push_back(m);
       for (std::size_t m : {47, 48, 49, 64, 65, 80, 128, 257}) batches.push_back(m);
-      INFO(to_string(target) << " " << to_string(dtype));
+      INFO(target.name << " " << to_string(dtype));
       for (std::size_t m : batches) {
         const std::vector<float> y = multiply(product.packed, target, m % 2 ? one : three, x, m);
         INFO("rows " << m);
@@ -211,7 +247,7 @@ TEST_CASE("matmul: a row's result does not depend on the batch, the threads or t
         alone_equals_batched &= same_bits(y.data(), &whole[row * outputs], outputs);
       }
       CHECK(alone_equals_batched);
-      if (matmul_kernels(target).round_row != nullptr) continue;  // cannot do without
+      if (target.rounds()) continue;  // cannot do without
       const std::vector<float> no_panel = multiply(product.packed, target, three, x, most, false);
       CHECK(same_bits(no_panel.data(), whole.data(), most * outputs));
     }
@@ -232,12 +268,12 @@ TEST_CASE("matmul: weights of any size are as exact as those of the usual") {
       const model::TensorView views[] = {usual.view(), scaled.view()};
       const ProductPart parts[] = {{&views[0], nullptr, {}}, {&views[1], nullptr, {}}};
       const Product a({&parts[0], 1}, team), b({&parts[1], 1}, team);
-      for (CpuTarget target : available_cpu_targets()) {
+      for (const KernelSet& target : all_kernels()) {
         const std::vector<float> expected = multiply(a.packed, target, team, x, kRows);
         const std::vector<float> got = multiply(b.packed, target, team, x, kRows);
         bool equal = true;
         for (std::size_t i = 0; i < got.size(); ++i) equal &= std::ldexp(expected[i], exponent) == got[i];
-        INFO(to_string(target) << " " << to_string(dtype) << " times 2^" << exponent);
+        INFO(target.name << " " << to_string(dtype) << " times 2^" << exponent);
         CHECK(equal);
       }
     }
@@ -248,14 +284,14 @@ TEST_CASE("matmul: products that finish add to what is there, or gate, as one wo
   ThreadTeam one(1), three(3);
   const std::size_t cols = 224, outputs = 83, most = 300;
   const std::vector<float> x = random_activations(most * cols, 4);
-  for (CpuTarget target : available_cpu_targets()) {
-    const MatmulKernels& kernels = matmul_kernels(target);
+  for (const KernelSet& target : all_kernels()) {
+    const MatmulKernels& kernels = target.kernels;
     for (model::DType dtype : kAllDTypes) {
       const RandomTensor gate(dtype, outputs, cols, 1), factor(dtype, outputs, cols, 2);
       const model::TensorView views[] = {gate.view(), factor.view()};
       const ProductPart parts[] = {{&views[0], nullptr, {}}, {&views[1], nullptr, {}}};
       const Product both(parts, one);
-      INFO(to_string(target) << " " << to_string(dtype));
+      INFO(target.name << " " << to_string(dtype));
       REQUIRE(both.packed.can_gate(kernels) == (kernels.finishes && both.packed.needs_quantized()));
       if (!both.packed.can_gate(kernels)) continue;
       const std::vector<float> plain = multiply(both.packed, target, one, x, most);
@@ -288,8 +324,8 @@ TEST_CASE("matmul: rows and weights of fixed point keep NaN, infinity and zeros 
   const model::TensorView view = weight.view();
   const ProductPart part{&view, nullptr, {}};
   const Product product({&part, 1}, team);
-  for (CpuTarget target : available_cpu_targets()) {
-    if (matmul_kernels(target).round_row == nullptr) continue;
+  for (const KernelSet& target : all_kernels()) {
+    if (!target.rounds()) continue;
     std::vector<float> x = random_activations(4 * cols, 8);
     x[cols + 5] = std::numeric_limits<float>::quiet_NaN();
     x[2 * cols + 7] = std::numeric_limits<float>::infinity();
@@ -319,9 +355,9 @@ TEST_CASE("matmul: stacked tensors of different types give the results of each a
   REQUIRE(stacked.packed.rows() == 60);
   REQUIRE(stacked.packed.needs_quantized());
   REQUIRE(stacked.packed.needs_float());
-  for (CpuTarget target : available_cpu_targets()) {
+  for (const KernelSet& target : all_kernels()) {
     for (std::size_t m : {1, 9}) {
-      INFO(to_string(target) << " rows " << m);
+      INFO(target.name << " rows " << m);
       const std::vector<float> x = random_activations(m * cols, 8);
       const std::vector<float> y = multiply(stacked.packed, target, team, x, m);
       std::size_t first = 0;
@@ -345,7 +381,58 @@ TEST_CASE("matmul: stacked tensors of different types give the results of each a
   }
 }
 
-TEST_CASE("matmul: activations quantize to the nearest step, outliers apart, the same on every target") {
+TEST_CASE("matmul: activations quantize to the nearest step of their row, the same on every target") {
+  // Rows: random; zero; too small to divide by; one huge value; all equal; halves of a step (ties to even).
+  const std::size_t cols = 96, rows = 6;
+  std::vector<float> x = random_activations(rows * cols, 11);
+  for (std::size_t i = 0; i < cols; ++i) {
+    x[cols + i] = 0;
+    x[2 * cols + i] = i == 6 ? 1e-35f : 1e-38f;
+    if (i == 13) x[3 * cols + i] = -7e6f;
+    x[4 * cols + i] = -0.75f;
+    x[5 * cols + i] = i == 0 ? 32767.0f : static_cast<float>(i) - 40.5f;
+  }
+  ProductRows reference(kScalarMatmulKernels, rows, cols);
+  for (std::size_t row = 0; row < rows; ++row) reference.set_row(kScalarMatmulKernels, &x[row * cols], row);
+  for (const KernelSet& target : all_kernels()) {
+    if (target.rounds() || target.has_outliers()) continue;
+    INFO(target.name);
+    ProductRows quantized(target.kernels, rows, cols);
+    for (std::size_t row = 0; row < rows; ++row) {
+      INFO("row " << row);
+      const float* values = &x[row * cols];
+      quantized.set_row(target.kernels, values, row);
+      const std::byte* got = quantized.from(row);
+      CHECK(std::memcmp(got, reference.from(row), target.kernels.quantized_bytes(cols)) == 0);
+      const float scale = row_scale(got, cols);
+      float largest = 0;
+      for (std::size_t i = 0; i < cols; ++i) largest = std::max(largest, std::abs(values[i]));
+      const bool zero = row == 1 || row == 2;
+      CHECK(std::abs(scale - (zero ? 0.0f : largest / 32767)) <= 1e-6f * scale);
+      for (std::size_t b = 0; b < cols / kBlockCols; ++b) {
+        const QuantizedBlock& block = reinterpret_cast<const QuantizedBlock*>(got)[b];
+        std::int32_t sum = 0;
+        for (std::size_t i = 0; i < kBlockCols; ++i) {
+          const int q = quantized_value(block, i);
+          sum += q;
+          if (zero) continue;
+          CHECK(std::abs(q * double{scale} - values[b * kBlockCols + i]) <= 0.502 * scale);
+        }
+        CHECK(block.negative_sum == -sum);
+        CHECK(block.sum == static_cast<float>(sum));
+      }
+      if (row == 5) {
+        const auto& first = *reinterpret_cast<const QuantizedBlock*>(got);
+        CHECK(quantized_value(first, 0) == 32767);
+        CHECK(quantized_value(first, 1) == -40);  // of -39.5
+        CHECK(quantized_value(first, 2) == -38);  // of -38.5
+      }
+    }
+  }
+}
+
+TEST_CASE("matmul: in performance mode activations quantize to the nearest step, outliers apart") {
+  if (detect_cpu_target() < CpuTarget::kAvx512Vnni) return;
   // Blocks: random; zero; too small to divide by; one huge value; all equal; two outliers in the last fours.
   const std::size_t cols = 6 * kBlockCols;
   std::vector<float> x = random_activations(cols, 11);
@@ -356,48 +443,40 @@ TEST_CASE("matmul: activations quantize to the nearest step, outliers apart, the
     x[128 + i] = -0.75f;
     if (i >= 24) x[160 + i] *= 50;
   }
-  QuantizedRows reference(1, cols);
-  reference.set_cols(cols);
-  reference.quantize_row(matmul_kernels(CpuTarget::kScalar), x.data(), 0);
-  for (CpuTarget target : available_cpu_targets()) {
-    if (matmul_kernels(target).quantize_row == nullptr) continue;  // it rounds
-    INFO(to_string(target));
-    QuantizedRows quantized(2, cols);
-    quantized.set_cols(cols);
-    quantized.quantize_row(matmul_kernels(target), x.data(), 1);
-    const QuantizedBlock* blocks = quantized.row(1);
-    CHECK(std::memcmp(blocks, reference.row(0), cols / kBlockCols * sizeof(QuantizedBlock)) == 0);
-    for (std::size_t b = 0; b < cols / kBlockCols; ++b) {
-      INFO("block " << b);
-      const QuantizedBlock& block = blocks[b];
-      std::int32_t sum = 0;
-      float rest = 0, all = 0;  // largest magnitudes, without and with the outliers
-      for (std::size_t i = 0; i < kBlockCols; ++i) {
-        const float value = std::abs(x[b * kBlockCols + i]);
-        const bool outlier = i / kFour == block.outlier_at[0] / 64u || i / kFour == block.outlier_at[1] / 64u;
-        if (!outlier) rest = std::max(rest, value);
-        all = std::max(all, value);
-        sum += quantized_value(block, i);
-      }
-      CHECK(block.outlier_at[0] != block.outlier_at[1]);
-      CHECK(block.negative_sum == -sum);
-      CHECK(block.scaled_sum == block.scale * static_cast<float>(sum));
-      if (b == 1 || b == 2) {
-        CHECK(block.scale == 0.0f);
-        CHECK(sum == 0);
-        continue;
-      }
-      const float step = std::max(rest, all / 256) / 127;
-      CHECK(std::abs(block.scale / step - 1) < 1e-5f);
-      for (std::size_t i = 0; i < kBlockCols; ++i) {
-        const double error =
-            quantized_value(block, i) * static_cast<double>(block.scale) - x[b * kBlockCols + i];
-        CHECK(std::abs(error) <= 0.501 * block.scale);
-      }
+  const MatmulKernels& kernels = matmul_kernels(CpuTarget::kAvx512Vnni, ExecutionMode::kPerformance);
+  REQUIRE(kernels.block_bytes == sizeof(OutlierBlock));
+  ProductRows quantized(kernels, 1, cols);
+  quantized.set_row(kernels, x.data(), 0);
+  const auto* blocks = reinterpret_cast<const OutlierBlock*>(quantized.from(0));
+  for (std::size_t b = 0; b < cols / kBlockCols; ++b) {
+    INFO("block " << b);
+    const OutlierBlock& block = blocks[b];
+    std::int32_t sum = 0;
+    float rest = 0, all = 0;  // largest magnitudes, without and with the outliers
+    for (std::size_t i = 0; i < kBlockCols; ++i) {
+      const float value = std::abs(x[b * kBlockCols + i]);
+      const bool outlier = i / kFour == block.outlier_at[0] / 64u || i / kFour == block.outlier_at[1] / 64u;
+      if (!outlier) rest = std::max(rest, value);
+      all = std::max(all, value);
+      sum += quantized_value(block, i);
     }
-    CHECK(blocks[3].outlier_at[0] == 64 * (13 / 4));
-    CHECK(std::min(blocks[5].outlier_at[0], blocks[5].outlier_at[1]) == 64 * 6);
+    CHECK(block.outlier_at[0] != block.outlier_at[1]);
+    CHECK(block.negative_sum == -sum);
+    CHECK(block.sum == block.scale * static_cast<float>(sum));
+    if (b == 1 || b == 2) {
+      CHECK(block.scale == 0.0f);
+      CHECK(sum == 0);
+      continue;
+    }
+    const float step = std::max(rest, all / 256) / 127;
+    CHECK(std::abs(block.scale / step - 1) < 1e-5f);
+    for (std::size_t i = 0; i < kBlockCols; ++i) {
+      const double error = quantized_value(block, i) * double{block.scale} - x[b * kBlockCols + i];
+      CHECK(std::abs(error) <= 0.501 * block.scale);
+    }
   }
+  CHECK(blocks[3].outlier_at[0] == 64 * (13 / 4));
+  CHECK(std::min(blocks[5].outlier_at[0], blocks[5].outlier_at[1]) == 64 * 6);
 }
 
 TEST_CASE("matmul: a NaN or an infinity among the activations reaches the outputs") {
@@ -406,13 +485,13 @@ TEST_CASE("matmul: a NaN or an infinity among the activations reaches the output
   const model::TensorView view = weight.view();
   const ProductPart part{&view, nullptr, {}};
   const Product product({&part, 1}, team);
-  for (CpuTarget target : available_cpu_targets()) {
+  for (const KernelSet& target : all_kernels()) {
     for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       std::vector<float> x = random_activations(64, 2);
       x[40] = bad;
       bool all_bad = true;
       for (float y : multiply(product.packed, target, team, x, 1)) all_bad &= !std::isfinite(y);
-      INFO(to_string(target) << " " << bad);
+      INFO(target.name << " " << bad);
       CHECK(all_bad);
     }
   }
