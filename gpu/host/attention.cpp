@@ -45,8 +45,8 @@ AttentionScratch::AttentionScratch(const KvLayout& layout, std::uint32_t group) 
   const std::size_t keys = std::size_t{kPartitionSlots} * layout.head_dim;
   const std::size_t values = std::size_t{kPartitionSlots} * layout.padded_dim;
   const std::size_t packed = whole_lines(rows * layout.head_dim);
-  const std::size_t scores = std::size_t{kPromptBlockRows} * kPromptScoreStride;
-  const std::size_t part = std::size_t{kPromptBlockRows} * layout.padded_dim;
+  const std::size_t scores = std::size_t{kPromptBlocks} * kPromptBlockRows * kPromptScoreStride;
+  const std::size_t part = std::size_t{2} * kPromptBlockRows * layout.padded_dim;
   const std::size_t sums = whole_lines(rows * (layout.padded_dim + 2));
   // 16 more: a widened group of 8 slots, and vector loads at an end, stay inside.
   const std::size_t floats = keys + values + packed + scores + part + sums + 16;

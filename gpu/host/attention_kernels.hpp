@@ -47,8 +47,8 @@ struct AttentionTask {
 inline constexpr std::uint32_t kTaskRows = 96;
 /// Rows that go through one partition together.
 inline constexpr std::uint32_t kBlockRows = 12;
-/// The same for prompt_kernels.hpp.
-inline constexpr std::uint32_t kPromptBlockRows = 32;
+/// The same for prompt_kernels.hpp, and how many such blocks of rows are under way there.
+inline constexpr std::uint32_t kPromptBlockRows = 32, kPromptBlocks = 3;
 /// Floats from one row of their scores to the next: rows a power of two apart would meet in few cache sets.
 inline constexpr std::uint32_t kPromptScoreStride = kPartitionSlots + 16;
 /// Rows one task of those kernels may have.
@@ -59,8 +59,9 @@ struct ScratchView {
   float* keys = nullptr;      // one partition in fp32: [kPartitionSlots / 16][head_dim][16]
   float* values = nullptr;    // [kPartitionSlots][padded_dim]
   float* packed_q = nullptr;  // [rows / kBlockRows][head_dim][rows of the block]
-  float* scores = nullptr;    // [kPromptBlockRows][kPartitionSlots], prompts: stride kPromptScoreStride
-  float* part = nullptr;      // [kPromptBlockRows][padded_dim]: one partition's sum of p * v
+  float* scores = nullptr;    // [kBlockRows][kPartitionSlots]; prompts: [kPromptBlocks * kPromptBlockRows] rows
+                              // of kPromptScoreStride
+  float* part = nullptr;      // [2 * kPromptBlockRows][padded_dim]: one partition's sums of p * v
   float* sums = nullptr;      // [rows][padded_dim + 2]: the running sum of p * v, maximum, sum of p
 };
 

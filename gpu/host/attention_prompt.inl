@@ -8,6 +8,7 @@
 
 #include "gpu/host/attention_rows.inl"
 #include "gpu/host/kv_stored.inl"
+#include "gpu/host/prompt_softmax.inl"
 
 namespace spillway::gpu::host {
 namespace {
@@ -142,113 +143,6 @@ void fill_values(const AttentionTask& task, std::uint32_t index, std::uint32_t f
   }
 }
 
-/// 2^x for x <= 0 and -infinity, to 9e-5 relative: the result is rounded to bfloat16, whose step is 4e-3.
-SPW_INLINE __m512 exp2_rounded(__m512 x) {
-  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // in [0, 1)
-  __m512 y = _mm512_set1_ps(0.07706762f);
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.22764436f));
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.69511693f));
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(y, x);  // by 2^floor(x)
-}
-
-/// Which of the 16 slots from `slot` on a row attends to.
-SPW_INLINE __mmask16 lanes_within(SlotRange range, std::uint32_t slot) {
-  const std::uint32_t lo = range.begin > slot ? range.begin - slot : 0;
-  const std::uint32_t hi = range.end > slot ? range.end - slot : 0;
-  const std::uint32_t below_hi = hi >= 16 ? 0xffffu : (1u << hi) - 1u;
-  return static_cast<__mmask16>(lo >= 16 ? 0 : below_hi & ~((1u << lo) - 1u));
-}
-
-/// Every lane the largest, or the sum, of all.
-SPW_INLINE __m512 max_everywhere(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_shuffle_f32x4(x, x, 0x4e));
-  x = _mm512_max_ps(x, _mm512_shuffle_f32x4(x, x, 0xb1));
-  x = _mm512_max_ps(x, _mm512_permute_ps(x, 0x4e));
-  return _mm512_max_ps(x, _mm512_permute_ps(x, 0xb1));
-}
-SPW_INLINE __m512 sum_everywhere(__m512 x) {
-  x = _mm512_add_ps(x, _mm512_shuffle_f32x4(x, x, 0x4e));
-  x = _mm512_add_ps(x, _mm512_shuffle_f32x4(x, x, 0xb1));
-  x = _mm512_add_ps(x, _mm512_permute_ps(x, 0x4e));
-  return _mm512_add_ps(x, _mm512_permute_ps(x, 0xb1));
-}
-
-/// soften_rounded of a row that attends to its whole partition: all scores are held in registers.
-void soften_whole(float* row, float* maximum, float* total) {
-  __m512 scores[kPartitionSlots / 16], top[4];
-#pragma GCC unroll 16
-  for (std::uint32_t g = 0; g < kPartitionSlots / 16; ++g) scores[g] = _mm512_load_ps(row + 16 * g);
-#pragma GCC unroll 4
-  for (std::uint32_t g = 0; g < 4; ++g) {
-    top[g] = scores[g];
-#pragma GCC unroll 4
-    for (std::uint32_t i = g + 4; i < kPartitionSlots / 16; i += 4) top[g] = _mm512_max_ps(top[g], scores[i]);
-  }
-  const __m512 reference =
-      max_everywhere(_mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
-  __m512 sum_low = _mm512_setzero_ps(), sum_high = sum_low;
-#pragma GCC unroll 8
-  for (std::uint32_t b = 0; b < kPartitionSlots / 32; ++b) {
-    const __m512 low = exp2_rounded(_mm512_sub_ps(scores[2 * b], reference));
-    const __m512 high = exp2_rounded(_mm512_sub_ps(scores[2 * b + 1], reference));
-    sum_low = _mm512_add_ps(sum_low, low);
-    sum_high = _mm512_add_ps(sum_high, high);
-    _mm512_store_si512(reinterpret_cast<std::byte*>(row) + b * kRowBlock,
-                       (__m512i)_mm512_cvtne2ps_pbh(high, low));
-  }
-  *maximum = _mm512_cvtss_f32(reference);
-  *total = _mm512_cvtss_f32(sum_everywhere(_mm512_add_ps(sum_low, sum_high)));
-}
-
-/// Turns a row's scores into bfloat16 probabilities 2^(s - max) in the row's own memory, in blocks [b0, b1)
-/// of 32 slots; slots outside its range become 0, whatever their scores are.
-void soften_rounded(float* row, SlotRange range, std::uint32_t b0, std::uint32_t b1, float* maximum,
-                    float* total) {
-  if (range.begin == 0 && range.end == kPartitionSlots) return soften_whole(row, maximum, total);
-  auto* out = reinterpret_cast<std::byte*>(row);
-  *maximum = kMinusInfinity;
-  *total = 0;
-  if (range.begin == range.end) {
-    for (std::uint32_t b = b0; b < b1; ++b) _mm512_store_si512(out + b * kRowBlock, _mm512_setzero_si512());
-    return;
-  }
-  // Blocks [r0, r1) hold attended slots, all of those in [w0, w1) are.
-  const std::uint32_t r0 = range.begin / 32, r1 = (range.end + 31) / 32;
-  const std::uint32_t w0 = (range.begin + 31) / 32, w1 = range.end / 32;
-  __m512 top_low = _mm512_set1_ps(kMinusInfinity), top_high = top_low;
-  for (std::uint32_t b = r0; b < r1; ++b) {
-    const float* s = row + b * 32;
-    if (b >= w0 && b < w1) {
-      top_low = _mm512_max_ps(top_low, _mm512_load_ps(s));
-      top_high = _mm512_max_ps(top_high, _mm512_load_ps(s + 16));
-    } else {
-      top_low = _mm512_mask_max_ps(top_low, lanes_within(range, b * 32), top_low, _mm512_load_ps(s));
-      top_high =
-          _mm512_mask_max_ps(top_high, lanes_within(range, b * 32 + 16), top_high, _mm512_load_ps(s + 16));
-    }
-  }
-  const float m = max_lanes({_mm512_max_ps(top_low, top_high)});
-  const __m512 reference = _mm512_set1_ps(m);
-  __m512 sum_low = _mm512_setzero_ps(), sum_high = sum_low;
-  for (std::uint32_t b = b0; b < r0; ++b) _mm512_store_si512(out + b * kRowBlock, _mm512_setzero_si512());
-  for (std::uint32_t b = r0; b < r1;
-       ++b) {  // what is written of a block lies before what is still to be read
-    __m512 low = exp2_rounded(_mm512_sub_ps(_mm512_load_ps(row + b * 32), reference));
-    __m512 high = exp2_rounded(_mm512_sub_ps(_mm512_load_ps(row + b * 32 + 16), reference));
-    if (b < w0 || b >= w1) {
-      low = _mm512_maskz_mov_ps(lanes_within(range, b * 32), low);
-      high = _mm512_maskz_mov_ps(lanes_within(range, b * 32 + 16), high);
-    }
-    sum_low = _mm512_add_ps(sum_low, low);
-    sum_high = _mm512_add_ps(sum_high, high);
-    _mm512_store_si512(out + b * kRowBlock, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-  }
-  for (std::uint32_t b = r1; b < b1; ++b) _mm512_store_si512(out + b * kRowBlock, _mm512_setzero_si512());
-  *maximum = m;
-  *total = sum_lanes({_mm512_add_ps(sum_low, sum_high)});
-}
-
 /// Asks for the keys and values of a partition while another one is computed: they lie a block apart, where
 /// no prefetcher of the processor's looks for them.
 class PartitionAhead {
@@ -263,7 +157,7 @@ class PartitionAhead {
     }
   }
   /// One row's share.
-  SPW_INLINE void fetch() {
+  [[gnu::noinline]] void fetch() {
     for (std::uint32_t i = 0; i < lines_a_row_ && position_ < end_; ++i) {
       const auto block = static_cast<std::size_t>(task_->blocks[position_ / task_->layout->block_size]);
       const std::byte* pool = values_ ? task_->v_pool : task_->k_pool;
@@ -294,58 +188,116 @@ class PartitionAhead {
   bool values_ = false;
 };
 
-/// The rows' results of one partition, up to kPromptBlockRows of them from `first_row` of the task; the
-/// weighted values are in scratch.part.
-struct BlockResult {
+/// Up to kPromptBlockRows rows of a task on their way through a partition: scores, then probabilities in
+/// their place, then the sums of weighted values in scratch.part.
+struct RowBlock {
+  std::uint32_t first_row, rows;
+  std::uint32_t first, last;  // the slots that some row attends to; none: first >= last
+  bool whole;                 // every row attends to the whole partition; if not, the ranges say
+  SlotRange ranges[kPromptBlockRows];
+  float* scores;                                // [rows] of kPromptScoreStride
+  float* part;                                  // [rows][padded_dim]
   alignas(64) float maximum[kPromptBlockRows];  // -infinity: attends to nothing here
   alignas(64) float total[kPromptBlockRows];
+
+  void start(const AttentionTask& task, std::uint32_t index, std::uint32_t row) {
+    const std::uint32_t all = task.tokens * task.group;
+    first_row = row;
+    rows = all - row < kPromptBlockRows ? all - row : kPromptBlockRows;
+    // The oldest row sees the least of what is new, the newest the least of what is old.
+    const SlotRange oldest = attended(task, row, index), newest = attended(task, row + rows - 1, index);
+    whole = oldest.end == kPartitionSlots && newest.begin == 0;
+    first = whole ? 0 : kPartitionSlots;
+    last = whole ? kPartitionSlots : 0;
+    if (whole) return;
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      ranges[r] = attended(task, first_row + r, index);
+      maximum[r] = kMinusInfinity;
+      if (ranges[r].begin == ranges[r].end) continue;
+      if (ranges[r].begin < first) first = ranges[r].begin;
+      if (ranges[r].end > last) last = ranges[r].end;
+    }
+  }
+  [[nodiscard]] bool attends() const { return first < last; }
 };
 
-void attend_rounded_rows(const AttentionTask& task, std::uint32_t index, std::uint32_t first_row,
-                         std::uint32_t rows, const ScratchView& scratch, PartitionAhead& ahead,
-                         BlockResult* result) {
-  const KvLayout& layout = *task.layout;
-  SlotRange ranges[kPromptBlockRows];
-  std::uint32_t first = kPartitionSlots, last = 0;
-  for (std::uint32_t r = 0; r < rows; ++r) {
-    ranges[r] = attended(task, first_row + r, index);
-    result->maximum[r] = kMinusInfinity;
-    if (ranges[r].begin == ranges[r].end) continue;
-    if (ranges[r].begin < first) first = ranges[r].begin;
-    if (ranges[r].end > last) last = ranges[r].end;
+/// Softens a block's rows between the tile products of its neighbours.
+class Softener {
+ public:
+  Softener(RowBlock* block, PartitionAhead& ahead) : block_(block), ahead_(ahead) {
+    if (block == nullptr || !block->attends()) return;
+    rows_ = block->rows;
+    if (block->whole) in_halves_.begin(block->scores);
   }
-  if (first >= last) return;
-  const std::uint32_t g0 = first / 16, g1 = (last + 15) / 16;
+
+  /// Half a row, if any is left; a whole one where rows do not attend to the whole partition.
+  SPW_INLINE void operator()() {
+    if (row_ == rows_) return;
+    float* scores = block_->scores + row_ * kPromptScoreStride;
+    float *maximum = &block_->maximum[row_], *total = &block_->total[row_];
+    if (!block_->whole) {
+      ahead_.fetch();
+      return soften(scores);
+    }
+    const float* next = row_ + 1 < rows_ ? scores + kPromptScoreStride : block_->scores;
+    if (!second_half_) {
+      ahead_.fetch();
+      in_halves_.soften<0>(scores, next, maximum, total);
+    } else {
+      in_halves_.soften<1>(scores, next, maximum, total);
+      ++row_;
+    }
+    second_half_ = !second_half_;
+  }
+  void finish() {
+    while (row_ < rows_) (*this)();
+  }
+
+ private:
+  [[gnu::noinline]] void soften(float* scores) {
+    soften_rounded(scores, block_->ranges[row_], block_->first / 32, (block_->last + 31) / 32,
+                   &block_->maximum[row_], &block_->total[row_]);
+    ++row_;
+  }
+  WholeRows in_halves_;
+  RowBlock* block_;
+  PartitionAhead& ahead_;
+  std::uint32_t row_ = 0, rows_ = 0;
+  bool second_half_ = false;
+};
+
+void score_block(const AttentionTask& task, const ScratchView& scratch, const RowBlock& block,
+                 Softener& between) {
+  const KvLayout& layout = *task.layout;
+  const std::uint32_t g0 = block.first / 16, g1 = (block.last + 15) / 16;
   TileProduct scores;
   scores.a_row_bytes = kScoreParts * std::size_t{2} * layout.head_dim;
-  scores.a = reinterpret_cast<const std::byte*>(scratch.packed_q) + first_row * scores.a_row_bytes;
-  scores.rows = rows;
+  scores.a = reinterpret_cast<const std::byte*>(scratch.packed_q) + block.first_row * scores.a_row_bytes;
+  scores.rows = block.rows;
   scores.group_bytes = key_group_bytes(layout.head_dim);
   scores.panel = reinterpret_cast<const std::byte*>(scratch.keys) + g0 * scores.group_bytes;
   scores.groups = g1 - g0;
   scores.blocks = layout.head_dim / kBlockCols;
-  scores.c = scratch.scores + g0 * 16;
+  scores.c = block.scores + g0 * 16;
   scores.c_stride = kPromptScoreStride;
-  multiply_scores(scores);
+  multiply_scores(scores, between);
+}
 
-  const std::uint32_t b0 = first / 32, b1 = (last + 31) / 32;
-  for (std::uint32_t r = 0; r < rows; ++r) {
-    ahead.fetch();
-    soften_rounded(scratch.scores + r * kPromptScoreStride, ranges[r], b0, b1, &result->maximum[r],
-                   &result->total[r]);
-  }
-
+void weigh_block(const AttentionTask& task, const ScratchView& scratch, const RowBlock& block,
+                 Softener& between) {
+  const KvLayout& layout = *task.layout;
+  const std::uint32_t b0 = block.first / 32, b1 = (block.last + 31) / 32;
   TileProduct values;
   values.a_row_bytes = sizeof(float) * kPromptScoreStride;
-  values.a = reinterpret_cast<const std::byte*>(scratch.scores) + b0 * kRowBlock;
-  values.rows = rows;
+  values.a = reinterpret_cast<const std::byte*>(block.scores) + b0 * kRowBlock;
+  values.rows = block.rows;
   values.group_bytes = kValueGroupBytes;
   values.panel = reinterpret_cast<const std::byte*>(scratch.values) + b0 * kPanelBlock;
   values.groups = layout.padded_dim / 16;
   values.blocks = b1 - b0;
-  values.c = scratch.part;
+  values.c = block.part;
   values.c_stride = layout.padded_dim;
-  multiply_tiles(values);
+  multiply_tiles(values, between);
 }
 
 /// The running states of a task's rows, in scratch.sums: what merge_part keeps a row, in three arrays.
@@ -403,16 +355,61 @@ void finish_rounded(const AttentionTask& task, const RowStates& states) {
   }
 }
 
+/// A block's results into the rows' states, or to whoever merges.
+void merge_block(const AttentionTask& task, std::uint32_t index, const RowStates& states,
+                 const RowBlock& block) {
+  const std::uint32_t padded = task.layout->padded_dim;
+  for (std::uint32_t r = 0; r < block.rows; r += 16) {
+    const float* part = block.part + std::size_t{r} * padded;
+    const std::uint32_t row = block.first_row + r, some = block.rows - r < 16 ? block.rows - r : 16;
+    if (task.partial == nullptr) {
+      merge_rows(states, row, some, part, block.maximum + r, block.total + r, padded);
+      continue;
+    }
+    for (std::uint32_t j = 0; j < some; ++j)
+      store_part(task, index, row + j, part + std::size_t{j} * padded, block.maximum[r + j],
+                 block.total[r + j]);
+  }
+}
+
+/// All rows through one partition, whose panels are filled: while a block's scores are computed the one
+/// before it is softened, the one before that weighed, and the one before that merged.
+void attend_partition(const AttentionTask& task, std::uint32_t index, const ScratchView& scratch,
+                      const RowStates& states, PartitionAhead& ahead) {
+  const std::uint32_t rows = task.tokens * task.group;
+  const std::uint32_t count = (rows + kPromptBlockRows - 1) / kPromptBlockRows;
+  constexpr std::uint32_t kBlocks = 4;
+  RowBlock blocks[kBlocks];
+  for (std::uint32_t b = 0; b < kBlocks; ++b) {
+    blocks[b].part = scratch.part + b % 2 * std::size_t{kPromptBlockRows} * task.layout->padded_dim;
+  }
+  const auto block = [&](std::uint32_t i) { return i < count ? &blocks[i % kBlocks] : nullptr; };
+  for (std::uint32_t i = 0; i < count + 3; ++i) {
+    RowBlock *scored = block(i), *softened = block(i - 1), *weighed = block(i - 2), *merged = block(i - 3);
+    Softener softener(softened, ahead);
+    if (scored != nullptr) {
+      scored->scores =
+          scratch.scores + i % kPromptBlocks * std::size_t{kPromptBlockRows} * kPromptScoreStride;
+      scored->start(task, index, i * kPromptBlockRows);
+      if (scored->attends()) score_block(task, scratch, *scored, softener);
+    }
+    if (merged != nullptr) merge_block(task, index, states, *merged);
+    if (weighed != nullptr && weighed->attends()) weigh_block(task, scratch, *weighed, softener);
+    softener.finish();
+    __asm__ volatile("" : : : "memory");  // tile loads and stores do not say what they read and write
+  }
+}
+
 template <KvDType T>
 void attend_rounded_as(const AttentionTask& task, const ScratchView& scratch) {
   const KvLayout& layout = *task.layout;
-  const std::uint32_t rows = task.tokens * task.group, padded = layout.padded_dim;
+  const std::uint32_t rows = task.tokens * task.group;
   auto* q = reinterpret_cast<std::byte*>(scratch.packed_q);
   for (std::uint32_t row = 0; row < rows; ++row) {
     round_query(task.q + row / task.group * task.q_stride + row % task.group * layout.head_dim,
                 layout.head_dim, q + row * kScoreParts * std::size_t{2} * layout.head_dim);
   }
-  const RowStates states(scratch.sums, rows, padded);
+  const RowStates states(scratch.sums, rows, layout.padded_dim);
   begin_tiles();
   for (std::uint32_t index = task.partition_begin; index < task.partition_end; ++index) {
     const SlotRange oldest = attended(task, 0, index), newest = attended(task, rows - 1, index);
@@ -421,20 +418,7 @@ void attend_rounded_as(const AttentionTask& task, const ScratchView& scratch) {
     fill_keys<T>(task, index, first, last, reinterpret_cast<std::byte*>(scratch.keys));
     fill_values<T>(task, index, first, last, reinterpret_cast<std::byte*>(scratch.values));
     PartitionAhead ahead(task, index, rows);
-    for (std::uint32_t row = 0; row < rows; row += kPromptBlockRows) {
-      const std::uint32_t count = rows - row < kPromptBlockRows ? rows - row : kPromptBlockRows;
-      BlockResult result;
-      attend_rounded_rows(task, index, row, count, scratch, ahead, &result);
-      if (task.partial != nullptr) {
-        for (std::uint32_t r = 0; r < count; ++r)
-          store_part(task, index, row + r, scratch.part + r * padded, result.maximum[r], result.total[r]);
-        continue;
-      }
-      for (std::uint32_t r = 0; r < count; r += 16) {
-        merge_rows(states, row + r, count - r < 16 ? count - r : 16, scratch.part + r * padded,
-                   result.maximum + r, result.total + r, padded);
-      }
-    }
+    attend_partition(task, index, scratch, states, ahead);
   }
   end_tiles();
   if (task.partial == nullptr) finish_rounded(task, states);

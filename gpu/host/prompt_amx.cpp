@@ -37,17 +37,20 @@ template <bool kTwoTiles, bool kTwoGroups>
   if constexpr (kTwoTiles && kTwoGroups) _tile_dpbf16ps(3, 5, 7);
 }
 
-/// The sums of one or two tiles of rows by one or two groups, left in tiles 0 to 3.
-template <bool kTwoTiles, bool kTwoGroups>
+/// The sums of one or two tiles of rows by one or two groups, left in tiles 0 to 3. After each step of up to
+/// four products it does what there is to do `between`: on vectors, which the processor computes beside
+/// tiles.
+template <bool kTwoTiles, bool kTwoGroups, class Between>
 [[gnu::always_inline]] inline void add_blocks(const std::byte* x, std::size_t row_bytes,
                                               const std::byte* panel, std::size_t group_bytes,
-                                              std::size_t blocks) {
+                                              std::size_t blocks, Between& between) {
   zero_sums<kTwoTiles, kTwoGroups>();
   for (std::size_t b = 0; b < blocks; ++b, x += kRowBlock, panel += kPanelBlock) {
     _tile_loadd(6, panel, kPanelLine);
     if constexpr (kTwoGroups) _tile_loadd(7, panel + group_bytes, kPanelLine);
     load_rows<kTwoTiles>(x, kTileRows * row_bytes, row_bytes);
     add_products<kTwoTiles, kTwoGroups>();
+    between();
   }
 }
 
@@ -61,32 +64,34 @@ template <bool kTwoTiles, bool kTwoGroups>
   if constexpr (kTwoTiles && kTwoGroups) _tile_stored(3, c + kTileRows * stride + kGroupRows, bytes);
 }
 
-template <bool kTwoTiles, bool kTwoGroups>
-void multiply_tile(const TileProduct& t, std::size_t row, std::size_t group) {
+template <bool kTwoTiles, bool kTwoGroups, class Between>
+void multiply_tile(const TileProduct& t, std::size_t row, std::size_t group, Between& between) {
   add_blocks<kTwoTiles, kTwoGroups>(t.a + row * t.a_row_bytes, t.a_row_bytes, t.panel + group * t.group_bytes,
-                                    t.group_bytes, t.blocks);
+                                    t.group_bytes, t.blocks, between);
   store_sums<kTwoTiles, kTwoGroups>(t.c + row * t.c_stride + group * kGroupRows, t.c_stride);
 }
 
-template <bool kTwoGroups>
-void tile_rows(const TileProduct& t, std::size_t group) {
+template <bool kTwoGroups, class Between>
+void tile_rows(const TileProduct& t, std::size_t group, Between& between) {
   std::size_t row = 0;
-  for (; row + kTileRows < t.rows; row += 2 * kTileRows) multiply_tile<true, kTwoGroups>(t, row, group);
-  if (row < t.rows) multiply_tile<false, kTwoGroups>(t, row, group);
+  for (; row + kTileRows < t.rows; row += 2 * kTileRows)
+    multiply_tile<true, kTwoGroups>(t, row, group, between);
+  if (row < t.rows) multiply_tile<false, kTwoGroups>(t, row, group, between);
 }
 
-void multiply_tiles(const TileProduct& t) {
+template <class Between>
+void multiply_tiles(const TileProduct& t, Between& between) {
   std::size_t group = 0;
-  for (; group + 2 <= t.groups; group += 2) tile_rows<true>(t, group);
-  if (group < t.groups) tile_rows<false>(t, group);
+  for (; group + 2 <= t.groups; group += 2) tile_rows<true>(t, group, between);
+  if (group < t.groups) tile_rows<false>(t, group, between);
 }
 
 // Scores are exponents: what bfloat16 takes off queries and keys would be most of the error of all attention
 // (docs/decisions/041). Both have two halves, and all products but that of the second ones are added.
 constexpr std::size_t kScoreParts = 2;
 
-template <bool kTwoTiles, bool kTwoGroups>
-void score_tile(const TileProduct& t, std::size_t row, std::size_t group) {
+template <bool kTwoTiles, bool kTwoGroups, class Between>
+void score_tile(const TileProduct& t, std::size_t row, std::size_t group, Between& between) {
   const std::size_t rest = t.blocks * kRowBlock, panel_rest = t.blocks * kPanelBlock;
   const std::byte* x = t.a + row * t.a_row_bytes;
   const std::byte* panel = t.panel + group * t.group_bytes;
@@ -97,26 +102,30 @@ void score_tile(const TileProduct& t, std::size_t row, std::size_t group) {
     if constexpr (kTwoGroups) _tile_loadd(7, panel + t.group_bytes, kPanelLine);
     load_rows<kTwoTiles>(x + rest, next_tile, t.a_row_bytes);
     add_products<kTwoTiles, kTwoGroups>();
+    between();
     load_rows<kTwoTiles>(x, next_tile, t.a_row_bytes);
     add_products<kTwoTiles, kTwoGroups>();
+    between();
     _tile_loadd(6, panel + panel_rest, kPanelLine);
     if constexpr (kTwoGroups) _tile_loadd(7, panel + panel_rest + t.group_bytes, kPanelLine);
     add_products<kTwoTiles, kTwoGroups>();
+    between();
   }
   store_sums<kTwoTiles, kTwoGroups>(t.c + row * t.c_stride + group * kGroupRows, t.c_stride);
 }
 
-template <bool kTwoGroups>
-void score_rows(const TileProduct& t, std::size_t group) {
+template <bool kTwoGroups, class Between>
+void score_rows(const TileProduct& t, std::size_t group, Between& between) {
   std::size_t row = 0;
-  for (; row + kTileRows < t.rows; row += 2 * kTileRows) score_tile<true, kTwoGroups>(t, row, group);
-  if (row < t.rows) score_tile<false, kTwoGroups>(t, row, group);
+  for (; row + kTileRows < t.rows; row += 2 * kTileRows) score_tile<true, kTwoGroups>(t, row, group, between);
+  if (row < t.rows) score_tile<false, kTwoGroups>(t, row, group, between);
 }
 
-void multiply_scores(const TileProduct& t) {
+template <class Between>
+void multiply_scores(const TileProduct& t, Between& between) {
   std::size_t group = 0;
-  for (; group + 2 <= t.groups; group += 2) score_rows<true>(t, group);
-  if (group < t.groups) score_rows<false>(t, group);
+  for (; group + 2 <= t.groups; group += 2) score_rows<true>(t, group, between);
+  if (group < t.groups) score_rows<false>(t, group, between);
 }
 
 void begin_tiles() { configure_tiles(kTileRows, kTileRows); }

@@ -49,7 +49,9 @@ void tile_rows(const TileProduct& t, std::size_t group) {
   for (; row < t.rows; ++row) multiply_tile<1, kGroups>(t, row, group);
 }
 
-void multiply_tiles(const TileProduct& t) {
+/// There is nothing to do between vectors.
+template <class Between>
+void multiply_tiles(const TileProduct& t, Between&) {
   std::size_t group = 0;
   for (; group + 3 <= t.groups; group += 3) tile_rows<3>(t, group);
   if (group + 2 == t.groups) return tile_rows<2>(t, group);
@@ -60,7 +62,10 @@ void begin_tiles() {}
 void end_tiles() {}
 
 constexpr std::size_t kScoreParts = 1;
-void multiply_scores(const TileProduct& t) { multiply_tiles(t); }
+template <class Between>
+void multiply_scores(const TileProduct& t, Between& between) {
+  multiply_tiles(t, between);
+}
 
 }  // namespace
 }  // namespace spillway::gpu::host

@@ -2,6 +2,8 @@
 
 // What the prompt kernels of every target share: panels and rounding. Needs AVX-512 BF16.
 
+#pragma once
+
 #include <immintrin.h>
 
 #include "gpu/host/matmul_kernels.hpp"
