@@ -196,8 +196,9 @@ class HostDeviceImpl final : public HostDevice {
                  const DeviceOptions& options, HostOptions host_options, std::unique_ptr<ThreadTeam> team,
                  CpuTarget target)
       : options_(options), host_options_(std::move(host_options)) {
-    info_.name = "host (" + std::string(display_name(target)) + ", " + std::to_string(team->size()) +
-                 (team->size() == 1 ? " thread)" : " threads)");
+    const bool outliers = matmul_kernels(target, host_options_.mode).block_bytes == sizeof(OutlierBlock);
+    info_.name = "host (" + std::string(display_name(target)) + (outliers ? ", 8-bit activations, " : ", ") +
+                 std::to_string(team->size()) + (team->size() == 1 ? " thread)" : " threads)");
     info_.kv_block_bytes = layout.block_bytes;
     info_.num_blocks = pool.num_blocks();
     info_.num_host_blocks = host_pool.num_blocks();

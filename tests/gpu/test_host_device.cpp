@@ -77,6 +77,12 @@ TEST_CASE("host device: reports its name, block size and block count") {
   CHECK(device->info().kv_block_bytes == 2 * 2 * 2 * 16 * 16 * 4);
   CHECK(device->info().num_blocks == (64u << 20) / device->info().kv_block_bytes);
   CHECK_FALSE(device->info().needs_polling);
+  host.mode = ExecutionMode::kPerformance;
+  CHECK(make_device(small_device(), host)->info().name == "host (scalar, 2 threads)");  // knows one way
+  if (detect_cpu_target() < CpuTarget::kAvx512Vnni) return;
+  host.cpu_target = CpuTarget::kAvx512Vnni;
+  CHECK(make_device(small_device(), host)->info().name ==
+        "host (AVX-512 VNNI, 8-bit activations, 2 threads)");
 }
 
 TEST_CASE("host device: refuses plans that break a limit, and says which") {
