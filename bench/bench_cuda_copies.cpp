@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "bench/cuda/card.hpp"
-#include "bench/cuda/shapes.hpp"
+#include "bench/shapes.hpp"
 #include "bench/cuda/step_runner.hpp"
 #include "gpu/cuda/open_device.hpp"
 

@@ -2,7 +2,7 @@
 // Steps of a CUDA device on a model of a named shape with random weights, each beside the time that its bytes or its
 // products take at the card's own measured rates. One JSON line a figure.
 //
-//   bench_cuda_device [--shape llama-7b|llama-3-8b|smollm2|opt-1.3b] [--only decode|prefill] [--seqs 1,8] [--no-graphs]
+//   bench_cuda_device [--shape llama-7b|mistral-7b|llama-3-8b|smollm2|opt-1.3b] [--only decode|prefill] [--seqs 1,8] [--no-graphs]
 //                     [--weights bf16|q8_0|q4_0|q4_1|q5_0|q5_1] [--tensor-parallel-size N]
 //   bench_cuda_device --upload MODEL        how fast a model's weights reach the GPU, beside what the link takes
 
@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "bench/cuda/card.hpp"
-#include "bench/cuda/shapes.hpp"
+#include "bench/shapes.hpp"
 #include "bench/cuda/step_runner.hpp"
 #include "gpu/cuda/open_device.hpp"
 #include "model/loader.hpp"
@@ -87,6 +87,7 @@ int run(int argc, char** argv) {
     else if (name == "--no-graphs") cuda.graphs = false;
     else return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;
   }
+  const model::ModelSpec spec = shape_of(shape);
   int gpus = 0;
   if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0)
     return std::fprintf(stderr, "bench_cuda_device: no GPU here, nothing measured\n"), 0;
@@ -95,7 +96,6 @@ int run(int argc, char** argv) {
   check(cudaGetDeviceProperties(&card, 0));
   std::printf("{\"figure\":\"card\",\"name\":\"%s\",\"sm\":%d,\"copy_gb_s\":%.0f}\n", card.name, card.multiProcessorCount,
               rate * 1e-9);
-  const model::ModelSpec spec = shape_of(shape);
   DeviceOptions options;
   options.kv_dtype = cuda.dummy_dtype == model::DType::kBF16 ? KvDType::kBF16 : KvDType::kF16;
   options.block_size = kBlock;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What KV sparsification adds to a step of a CUDA device: Llama-7B's shape with random weights, steps over as
-// many live tokens with and without it, in turns on one device, and a device that was not opened for it. One
-// JSON line a figure.
+// What KV sparsification adds to a step of a CUDA device: random weights, steps over as many live tokens with
+// and without it, in turns on one device, and a device that was not opened for it. One JSON line a figure.
 //
-//   bench_cuda_sparse [--seqs 64] [--context 1024] [--layers 32] [--variants N, the first ones] [--beside 1]
+//   bench_cuda_sparse [--shape llama-7b|mistral-7b|llama-3-8b] [--seqs 64] [--context 1024] [--layers N]
+//                     [--variants N, the first ones] [--beside 1]
 //
 // --beside 1: instead, what the chunk of a prompt adds to such a step, by its length.
 
@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "bench/cuda/card.hpp"
-#include "bench/cuda/shapes.hpp"
 #include "bench/cuda/step_runner.hpp"
+#include "bench/shapes.hpp"
 #include "gpu/cuda/open_device.hpp"
 
 namespace spillway::bench {
@@ -161,9 +161,14 @@ int run_beside(const model::ModelSpec& spec, std::uint32_t sequences, std::uint3
 
 int run(int argc, char** argv) {
   std::uint32_t sequences = 64, context = 1024;
-  int layers = 32, variants = 0, beside = 0;
+  int layers = 0, variants = 0, beside = 0;
+  std::string_view shape = "llama-7b";
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
+    if (name == "--shape") {
+      shape = i + 1 < argc ? argv[++i] : "";
+      continue;
+    }
     const int value = i + 1 < argc ? std::atoi(argv[++i]) : 0;
     if (value <= 0) return std::fprintf(stderr, "%s takes a number\n", argv[i]), 2;
     if (name == "--seqs")
@@ -179,11 +184,11 @@ int run(int argc, char** argv) {
     else
       return std::fprintf(stderr, "unknown option %s\n", argv[i - 1]), 2;
   }
+  model::ModelSpec spec = shape_of(shape);
+  if (layers > 0) spec.num_layers = layers;
   int gpus = 0;
   if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0)
     return std::fprintf(stderr, "bench_cuda_sparse: no GPU here, nothing measured\n"), 0;
-  model::ModelSpec spec = shape_of("llama-7b");
-  spec.num_layers = layers;
   if (beside > 0) return run_beside(spec, sequences, context);
   // Before and after, so that a card that becomes slower shows.
   const Variant exact{"none"};

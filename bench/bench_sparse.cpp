@@ -6,12 +6,13 @@
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
 #include <vector>
 
-#include "bench/sparse/llama_shape.hpp"
+#include "bench/shapes.hpp"
 #include "bench/sparse/option_reader.hpp"
 #include "bench/sparse/random_opt.hpp"
 #include "bench/sparse/result_line.hpp"
@@ -24,8 +25,8 @@ namespace json = boost::json;
 namespace load = net::load;
 
 constexpr const char* kUsage =
-    "usage: bench_sparse [--model PATH|opt-125m|llama-7b] [--device host|cuda|sim] [--dataset "
-    "sharegpt|sharegpt-8k|...]\n"
+    "usage: bench_sparse [--model PATH|opt-125m|llama-7b|mistral-7b|llama-3-8b] [--device host|cuda|sim]\n"
+    "  [--dataset sharegpt|sharegpt-8k|...]\n"
     "  [--num-prompts N] [--methods LIST] [--strategies LIST] [--granularities LIST] [--budgets LIST]\n"
     "  [--skip LIST of STRATEGY@BUDGET]\n"
     "  [--kv-cache-memory-mib N] [--max-num-seqs N] [--max-num-batched-tokens N] [--block-size N]\n"
@@ -33,8 +34,9 @@ constexpr const char* kUsage =
     "  [--length-share X] [--iterations FILE]\n"
     "  device sim: [--step-us N] [--prompt-token-us N] [--sequence-us N] [--kv-token-ns N], what a step\n"
     "  takes, and each prompt token, decoding sequence and slot attended to adds\n"
-    "opt-125m: that shape with random weights, written to build/models/; llama-7b: random weights too, made\n"
-    "on the GPU. LIST: words between commas.\n";
+    "opt-125m: that shape with random weights, written to build/models/; the other names: random weights "
+    "too,\n"
+    "made on the GPU. LIST: words between commas.\n";
 
 struct Options {
   EngineOptions engine;
@@ -144,22 +146,29 @@ std::vector<load::Lengths> lengths_of(const Options& options, const OptionReader
   return lengths;
 }
 
+/// A path, or what a name stands for: a directory that this writes.
+void set_model(const Options& options, const OptionReader& reader, EngineOptions& engine) {
+  engine.model = options.model;
+  Result<void> written = {};
+  if (options.model == "opt-125m") {
+    engine.model = "build/models/opt-125m-random";
+    written = write_random_opt(engine.model, 1);
+  } else if (const Result<model::ModelSpec> shape = find_shape(options.model); shape) {
+    engine.model = "build/models/" + options.model + "-shape";
+    engine.load_format = model::LoadFormat::kDummy;
+    written = write_config(*shape, engine.model);
+  } else if (!std::filesystem::exists(options.model)) {
+    reader.refuse("--model: no such file; " + shape.error().message + ", or opt-125m");
+  }
+  if (!written) reader.refuse(written.error().message);
+}
+
 /// Everything but what is sparsified.
 ServingSetup setup_of(const Options& options, const OptionReader& reader) {
   ServingSetup setup{.engine = options.engine};
   if (options.concurrency != 0) setup.at_once = options.concurrency;
   setup.engine.kv_cache_memory_bytes = std::size_t{options.kv_mib} << 20;
-  setup.engine.model = options.model;
-  if (options.model == "opt-125m") {
-    setup.engine.model = "build/models/opt-125m-random";
-    if (Result<void> written = write_random_opt(setup.engine.model, 1); !written)
-      reader.refuse(written.error().message);
-  } else if (options.model == "llama-7b") {
-    setup.engine.model = "build/models/llama-7b-shape";
-    setup.engine.load_format = model::LoadFormat::kDummy;
-    if (Result<void> written = write_llama_7b_shape(setup.engine.model); !written)
-      reader.refuse(written.error().message);
-  }
+  set_model(options, reader, setup.engine);
   if (options.device == "sim") {
     setup.simulated = {.step_ns = std::int64_t{options.step_us} * 1000,
                        .prefill_token_ns = std::int64_t{options.prompt_token_us} * 1000,

@@ -31,7 +31,7 @@ gpu::DeviceOptions device_options(const EngineOptions& set, std::uint32_t max_mo
 Result<ServedLoad> serve_simulated(const EngineOptions& options, const gpu::TimingProfile& profile,
                                    const std::vector<net::load::Lengths>& lengths, std::uint64_t seed,
                                    OfferedLoad& load) {
-  const Result<model::Model> model = model::Model::load(options.model);
+  const Result<model::Model> model = model::Model::load(options.model, options.load_format);
   if (!model) return model.error();
   const model::ModelSpec& spec = model->spec();
   std::uint32_t longest = 0;  // the shape's own limit means nothing here: it has no positions

@@ -50,6 +50,7 @@ struct AttentionParams {
   const DecodeItem* items = nullptr;
   const std::int32_t* num_items = nullptr;
   int max_items = 0;
+  int even_blocks = 0;  // that a multiprocessor gets where all get as many, about; 0: not told
   float* partial_out = nullptr;  // [max_items, heads, head_dim]
   float* partial_lse = nullptr;  // [max_items, heads] natural log
   std::int32_t* arrived = nullptr;  // [max_items, kv_heads] zero; left zero
@@ -69,6 +70,10 @@ struct AttentionParams {
 
 /// 16-bit types; head_dim 64, 80, 96, 128 or 256; at most 8 queries a KV head.
 [[nodiscard]] bool has_fast_decode(Element element, int head_dim, int heads, int kv_heads) noexcept;
+/// Of the fast ones, those for which launch_grouped_decode_attention is there.
+[[nodiscard]] constexpr bool has_grouped_decode(int head_dim, int heads, int kv_heads) noexcept {
+  return heads > kv_heads && (head_dim == 64 || head_dim == 128);
+}
 /// 16-bit types; head_dim 64, 80, 96, 128 or 256.
 [[nodiscard]] bool has_fast_prefill(Element element, int head_dim) noexcept;
 

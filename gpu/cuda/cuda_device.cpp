@@ -132,6 +132,7 @@ Result<void> CudaDevice::size_step(const model::ModelSpec& spec) {
   geometry_.kv_heads = static_cast<std::uint32_t>(spec.num_kv_heads);
   geometry_.window = static_cast<std::uint32_t>(spec.sliding_window);
   geometry_.fast_decode = has_fast_decode(element_, spec.head_dim, spec.num_heads, spec.num_kv_heads);
+  geometry_.grouped_decode = has_grouped_decode(spec.head_dim, spec.num_heads, spec.num_kv_heads);
   geometry_.fast_prefill = has_fast_prefill(element_, spec.head_dim);
   geometry_.multiprocessors = static_cast<std::uint32_t>(properties_.multiProcessorCount);
   const std::uint32_t padded_seqs = DecodeGraphs::bucket_for(options_.max_num_seqs);

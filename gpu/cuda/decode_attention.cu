@@ -9,7 +9,7 @@ bool has_fast_decode(Element element, int head_dim, int heads, int kv_heads) noe
 }
 
 void launch_decode_attention(const AttentionParams& p, cudaStream_t stream) {
-  if (p.heads > p.kv_heads && (p.head_dim == 64 || p.head_dim == 128)) return launch_grouped_decode_attention(p, stream);
+  if (has_grouped_decode(p.head_dim, p.heads, p.kv_heads)) return launch_grouped_decode_attention(p, stream);
   if (p.element == Element::kBF16) return launch_for_head<__nv_bfloat16>(p, stream);
   launch_for_head<__half>(p, stream);
 }

@@ -175,20 +175,21 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, blocks_wanted(kGroup, kHead
       shared_total[group][g] = total[g];
     }
   }
+  if constexpr (kIsSparse<Params>) Tile::take_scores();
   __syncthreads();
-  [[maybe_unused]] const bool whole = item.item_count == 1;
+  float lse[kGroup];
+#pragma unroll
   for (int g = 0; g < kGroup; ++g) {
     if (g >= queries) break;
     float largest = -INFINITY, all = 0;
     for (int i = 0; i < kGroups; ++i) largest = fmaxf(largest, shared_max[i][g]);
     if (kIsSparse<Params> && largest == -INFINITY) largest = 0;  // every slot is a hole
     for (int i = 0; i < kGroups; ++i) all += shared_total[i][g] * power_of_two(shared_max[i][g] - largest);
+    lse[g] = largest + log2f(all);
+    if (active) {
+      const float weight = power_of_two(maximum[g] - largest);
 #pragma unroll
-    for (int h = 0; h < kGroup; ++h) {  // keeps the register index constant
-      if (h != g || !active) continue;
-      const float weight = power_of_two(maximum[h] - largest);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) shared_sum[group][dim + i] = sum[h][i] * weight;
+      for (int i = 0; i < kVector; ++i) shared_sum[group][dim + i] = sum[g][i] * weight;
     }
     __syncthreads();
     for (int i = threadIdx.x; i < kHeadDim; i += kDecodeWarps * 32) {
@@ -196,14 +197,11 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, blocks_wanted(kGroup, kHead
       for (int from = 0; from < kGroups; ++from) value += shared_sum[from][i];
       value = kIsSparse<Params> && all == 0 ? 0.0f : value / all;
       const std::int64_t head = first_head + g;
-      const float lse = largest + log2f(all);
-      put_result<T, kHeadDim>(p, item, head, i, value, lse);
-      if constexpr (kIsSparse<Params>)
-        if (whole && i == 0) tile->lse[g] = lse;
+      put_result<T, kHeadDim>(p, item, head, i, value, lse[g]);
     }
     __syncthreads();
   }
-  finish_item<T, kHeadDim>(p, item, kv_head, tile);
+  finish_item<T, kHeadDim>(p, item, kv_head, tile, lse);
 }
 
 template <class T, int kHeadDim, class Params>

@@ -17,6 +17,7 @@ Result<std::unique_ptr<DecodeGraphs>> DecodeGraphs::capture(Forward& forward, co
     StepShape shape;
     shape.rows = shape.samples = bucket;
     shape.decode_items = decode_items_for(bucket, geometry);
+    shape.likely_items = likely_items(bucket, geometry);
     if (sparse) shape.sparse.sequences = bucket;
     forward.enqueue(shape, in, pool, true, stream);  // outside of the capture: loads kernels, chooses algorithms
     if (Result<void> done = forward.status(); !done) return done.error();

@@ -203,6 +203,8 @@ void Forward::attend(const Step& s, std::size_t layer) {
   a.items = s.in.items;
   a.num_items = s.in.num_items;
   a.max_items = static_cast<int>(s.shape.decode_items);
+  a.even_blocks = static_cast<int>((s.shape.likely_items * geometry_.kv_heads + geometry_.multiprocessors - 1) /
+                                   geometry_.multiprocessors);
   a.partial_out = partial_out_.as<float>();
   a.partial_lse = partial_lse_.as<float>();
   a.arrived = arrived_.as<std::int32_t>();

@@ -38,11 +38,11 @@ template <int kQueries, int kThreads>
 struct SparseTile {
   // What a tile takes of a multiprocessor's shared memory is missing in its L1, through which keys and values
   // come.
-  static constexpr int kKeys = kQueries == 1 ? 1024 : 2048 / kQueries;
+  static constexpr int kKeys = kQueries == 1 ? 1024 : 4096 / kQueries;
+  static constexpr int kStride = kQueries == 1 ? kKeys : kKeys + 4;  // queries side by side in other banks
   unsigned seen[kKeys / 32];
-  __align__(16) float logits[kQueries][kKeys];
+  __align__(16) float logits[kQueries][kStride];
   __align__(16) float positions[kKeys], scores[kKeys];  // of all slots, where they fit
-  float lse[kQueries];                                  // in log2
 
   /// Exact sequences see everything up to the item's end.
   __device__ void load(const SparseAttentionParams& p, const DecodeItem& item, int kv_head, int first) {
@@ -105,22 +105,24 @@ struct SparseTile {
     flush(p, item, kv_head, item.begin + (item.end - 1 - item.begin) / kKeys * kKeys);
   }
 
-  /// At the end of the block that finished the sequence's attention in this unit. `lse` is filled for an item
-  /// that is the whole; else it is made of the items'.
-  __device__ void finish(const SparseAttentionParams& p, const DecodeItem& item, int kv_head) {
+  /// Waits for what the thread asked for of scores; all threads' are there behind the next barrier.
+  __device__ static void take_scores() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+
+  /// At the end of the block that finished the sequence's attention in this unit, behind a barrier that take_scores() was
+  /// in front of. `lse` [queries], in log2, is right for an item that is the whole; else it is made of the items'.
+  __device__ void finish(const SparseAttentionParams& p, const DecodeItem& item, int kv_head, float (&lse)[kQueries]) {
     if (item.sparse < 0) return;
     const int queries = p.heads / p.kv_heads;
-    if (item.item_count > 1 && static_cast<int>(threadIdx.x) < queries) {
-      const int head = kv_head * queries + static_cast<int>(threadIdx.x);
+    if (item.item_count > 1) {  // a query a lane, in every warp
+      const int query = min(static_cast<int>(threadIdx.x) % 32, queries - 1);
+      const float* of_item = p.partial_lse + std::int64_t{item.first_item} * p.heads + kv_head * queries + query;
       float largest = -INFINITY, all = 0;
-      for (int j = item.first_item; j < item.first_item + item.item_count; ++j)
-        largest = fmaxf(largest, __ldcg(p.partial_lse + std::int64_t{j} * p.heads + head));
-      for (int j = item.first_item; j < item.first_item + item.item_count; ++j)
-        all += __expf(__ldcg(p.partial_lse + std::int64_t{j} * p.heads + head) - largest);
-      lse[threadIdx.x] = largest * 1.4426950408889634f + log2f(all);
+      for (int j = 0; j < item.item_count; ++j) largest = fmaxf(largest, __ldcg(of_item + std::int64_t{j} * p.heads));
+      for (int j = 0; j < item.item_count; ++j) all += __expf(__ldcg(of_item + std::int64_t{j} * p.heads) - largest);
+      const float own = largest * 1.4426950408889634f + log2f(all);
+#pragma unroll
+      for (int g = 0; g < kQueries; ++g) lse[g] = __shfl_sync(0xffffffffu, own, g);
     }
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-    __syncthreads();
     const SparseSequence s = p.slots.sequences[item.sparse];
     const float* stored = first_logit(p, s, kv_head);
     const int unit = p.layer * p.kv_heads + kv_head, stride = padded_span(s.span);
@@ -135,17 +137,17 @@ struct SparseTile {
       return *reinterpret_cast<const float4*>(score ? &scores[min(slot, kKeys - 4)]
                                                     : &positions[min(slot, kKeys - 4)]);
     };
-    finish_unit<kThreads>(p.slots, s, unit, queries, at, read, lse);
+    finish_unit<kThreads, kQueries>(p.slots, s, unit, queries, at, read, lse);
   }
 };
 
 /// After an item's result was put: merges its sequence's items, and with the last of them finishes the unit.
-template <class T, int kHeadDim, class Params, class Tile>
-__device__ __forceinline__ void finish_item(const Params& p, const DecodeItem& item, int kv_head,
-                                            Tile* tile) {
+template <class T, int kHeadDim, class Params, class Tile, int kQueries>
+__device__ __forceinline__ void finish_item(const Params& p, const DecodeItem& item, int kv_head, Tile* tile,
+                                            float (&lse)[kQueries]) {
   [[maybe_unused]] const bool last = item.item_count == 1 || merge_items<T, kHeadDim>(p, item, kv_head);
   if constexpr (kIsSparse<Params>)
-    if (last) tile->finish(p, item, kv_head);
+    if (last) tile->finish(p, item, kv_head, lse);
 }
 
 }  // namespace spillway::gpu::cuda

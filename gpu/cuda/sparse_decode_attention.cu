@@ -4,7 +4,7 @@
 namespace spillway::gpu::cuda {
 
 void launch_sparse_decode_attention(const SparseAttentionParams& p, cudaStream_t stream) {
-  if (p.heads > p.kv_heads && (p.head_dim == 64 || p.head_dim == 128))
+  if (has_grouped_decode(p.head_dim, p.heads, p.kv_heads))
     return launch_sparse_grouped_decode_attention(p, stream);
   if (p.element == Element::kBF16) return launch_for_head<__nv_bfloat16>(p, stream);
   launch_for_head<__half>(p, stream);

@@ -14,12 +14,12 @@ template <int kThreads>
 __device__ int least_of_block(std::uint64_t worth, int slot) {
   __shared__ std::uint64_t worths[kThreads / 32];
   __shared__ int slots[kThreads / 32];
-#pragma unroll
-  for (int offset = 16; offset > 0; offset >>= 1) {
-    const std::uint64_t other = __shfl_xor_sync(0xffffffffu, worth, offset);
-    const int its_slot = __shfl_xor_sync(0xffffffffu, slot, offset);
-    if (other < worth || (other == worth && its_slot < slot)) worth = other, slot = its_slot;
-  }
+  const auto high = static_cast<unsigned>(worth >> 32), least_high = __reduce_min_sync(0xffffffffu, high);
+  const unsigned low = high == least_high ? static_cast<unsigned>(worth) : ~0u,
+                 least_low = __reduce_min_sync(0xffffffffu, low);
+  const bool is_least = high == least_high && low == least_low;
+  slot = static_cast<int>(__reduce_min_sync(0xffffffffu, is_least ? static_cast<unsigned>(slot) : ~0u));
+  worth = std::uint64_t{least_high} << 32 | least_low;
   if (threadIdx.x % 32 == 0) {
     worths[threadIdx.x / 32] = worth;
     slots[threadIdx.x / 32] = slot;
@@ -39,11 +39,10 @@ struct ReadPool {
 };
 
 /// Called by all threads of a block of kThreads. logits(query, slot): those of four slots as a float4, in
-/// log2; lse [queries], likewise, in shared memory that all threads may read.
-template <int kThreads, class Logits, class Read>
+/// log2; lse [queries], likewise. kQueries: at most so many, and lse may be registers; 0: any number.
+template <int kThreads, int kQueries, class Logits, class Read, class Lse>
 __device__ void finish_unit(const SparseSlots& p, const SparseSequence& s, int unit, int queries,
-                            Logits&& logits, Read&& read,
-                            const float* lse) {
+                            Logits&& logits, Read&& read, const Lse& lse) {
   const bool updates = s.update != static_cast<int>(ScoreUpdate::kNone);
   const bool adds = s.update == static_cast<int>(ScoreUpdate::kAdd), evicts = s.evicts_early != 0;
   if (!updates && !evicts) return;
@@ -72,12 +71,19 @@ __device__ void finish_unit(const SparseSlots& p, const SparseSequence& s, int u
         scores[0] = score[j].x, scores[1] = score[j].y, scores[2] = score[j].z, scores[3] = score[j].w;
       if (updates) {
         float given[4] = {};
-        for (int g = 0; g < queries; ++g) {
+        const auto add = [&](int g) {
           const float4 logit = logits(g, slot);
           given[0] += power_of_two(logit.x - lse[g]);
           given[1] += power_of_two(logit.y - lse[g]);
           given[2] += power_of_two(logit.z - lse[g]);
           given[3] += power_of_two(logit.w - lse[g]);
+        };
+        if constexpr (kQueries > 0) {
+#pragma unroll
+          for (int g = 0; g < kQueries; ++g)
+            if (g < queries) add(g);
+        } else {
+          for (int g = 0; g < queries; ++g) add(g);
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i)

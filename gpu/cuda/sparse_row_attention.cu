@@ -62,7 +62,7 @@ __global__ void sparse_row_attention(const SparseAttentionParams p) {
   const auto at = [&](int g, int slot) {
     return *reinterpret_cast<const float4*>(stored + std::int64_t{g} * stride + slot);
   };
-  finish_unit<kThreads>(p.slots, s, unit, queries, at, ReadPool{UnitSlots::to_score(p.slots)}, lse);
+  finish_unit<kThreads, 0>(p.slots, s, unit, queries, at, ReadPool{UnitSlots::to_score(p.slots)}, lse);
 }
 
 }  // namespace

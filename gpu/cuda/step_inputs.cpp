@@ -9,6 +9,7 @@ namespace spillway::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t kBlocksAMultiprocessor = 6;  // of decode attention, to have its memory busy
+constexpr std::uint32_t kGroupedBlocksAMultiprocessor = 2;
 constexpr std::uint32_t kShortestSplit = 64;         // tokens
 
 template <class T>
@@ -116,9 +117,14 @@ std::array<PinnedCopy, kInputArrays> copies_of(const StepInputs& from, const Ste
 }
 
 std::uint32_t decode_items_for(std::uint32_t sequences, const StepGeometry& geometry) {
-  const std::uint32_t fill =
-      (geometry.multiprocessors * kBlocksAMultiprocessor + geometry.kv_heads - 1) / geometry.kv_heads;
+  const std::uint32_t blocks = geometry.grouped_decode ? kGroupedBlocksAMultiprocessor : kBlocksAMultiprocessor,
+                      fill = (geometry.multiprocessors * blocks + geometry.kv_heads - 1) / geometry.kv_heads;
   return sequences + std::max(sequences, fill);
+}
+
+std::uint32_t likely_items(std::uint32_t sequences, const StepGeometry& geometry) {
+  const std::uint32_t fill = decode_items_for(sequences, geometry) - sequences;
+  return 2 * sequences > fill ? sequences : fill;
 }
 
 StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, const StepGeometry& geometry,
@@ -183,7 +189,9 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
     }
     const auto row = static_cast<std::int32_t>(s.token_offset), first = static_cast<std::int32_t>(s.first_position);
     if (decodes) {
-      const std::uint32_t begin = end - visible(s), count = (visible(s) + split - 1) / split;
+      // Grouped, all blocks run at once and share the memory's rate: one up to twice as long as others ends with them.
+      const std::uint32_t whole = visible(s) + (geometry.grouped_decode ? 0 : split - 1);
+      const std::uint32_t begin = end - visible(s), count = std::max(1u, whole / split);
       const std::uint32_t even = ((visible(s) + count - 1) / count + 15) / 16 * 16;
       spans.push_back({{.row = row,
                         .table = table,
@@ -209,7 +217,7 @@ StepShape fill_inputs(const StepPlan& plan, std::span<const RowParams> rows, con
   const std::uint32_t num_items = put_items(spans, in.items);
   *in.num_items = static_cast<std::int32_t>(num_items);
   if (shape.sparse.sequences > 0) *in.num_sparse = static_cast<std::int32_t>(shape.sparse.sequences);
-  shape.items = num_items;
+  shape.items = shape.likely_items = num_items;
 
   for (std::uint32_t at = plan.total_tokens(); at < shape.rows; ++at) {
     in.tokens[at] = 0;

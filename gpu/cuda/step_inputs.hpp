@@ -56,6 +56,7 @@ struct StepShape {
   std::uint32_t samples = 0;       // rows of logits, with padding
   std::uint32_t decode_items = 0;  // blocks to launch a KV head; 0: none
   std::uint32_t items = 0;         // of them, those that have something to do
+  std::uint32_t likely_items = 0;  // the same, or before that is known, what it will be about
   std::uint32_t tiles = 0;
   bool row_attention = false;
   std::uint32_t table_entries = 0;
@@ -72,6 +73,7 @@ struct StepGeometry {
   std::uint32_t kv_heads = 0;
   std::uint32_t window = 0;
   bool fast_decode = false, fast_prefill = false;
+  bool grouped_decode = false;  // by launch_grouped_decode_attention
   std::uint32_t multiprocessors = 1;
 };
 
@@ -83,6 +85,9 @@ struct RowParams {
 
 /// Blocks a KV head that `sequences` decoding sequences may be split into.
 [[nodiscard]] std::uint32_t decode_items_for(std::uint32_t sequences, const StepGeometry& geometry);
+
+/// How many of them will have something to do, about, where all have as many tokens.
+[[nodiscard]] std::uint32_t likely_items(std::uint32_t sequences, const StepGeometry& geometry);
 
 /// Lays the plan out in `in`, which is host memory. A plan of decoding sequences only is padded to `bucket` rows
 /// where that is not 0. The plan is valid; sampled receives the index of each sequence that draws.

@@ -103,9 +103,10 @@ void run_decode(SparseAttentionParams p, const SlotScene& scene, int split) {
 
 /// Adds sequences of every kind, runs one layer of a step, and holds outputs, scores and victims to the
 /// reference.
-void check_decode(const SlotShape& shape, Kernel kernel, int split, unsigned seed) {
+void check_decode(const SlotShape& shape, Kernel kernel, int split, unsigned seed,
+                  const std::vector<int>& spans = {1, 5, 16, 64, 65, 200, 333}) {
   SlotScene scene(shape, seed);
-  for (const int span : {1, 5, 16, 64, 65, 200, 333}) {
+  for (const int span : spans) {
     for (const double holes : {0.0, 0.5, 0.97}) {
       for (const ScoreUpdate update : {ScoreUpdate::kNone, ScoreUpdate::kAdd, ScoreUpdate::kReplace}) {
         SparseSequence& s = scene.add(span, holes);
@@ -208,6 +209,15 @@ TEST_CASE(
         check_decode(shape, Kernel::kFast, split, static_cast<unsigned>(head_dim + group + split));
       }
     }
+  }
+}
+
+TEST_CASE("cuda sparse attention: decode where a unit's slots just fit a block's shared memory, or do not") {
+  SPW_NEEDS_GPU();
+  for (const int group : {1, 2, 4, 7}) {
+    INFO("group " << group);
+    check_decode({Element::kBF16, 2 * group, 2, 64, 16, 0, 2}, Kernel::kFast, 4096, 7,
+                 {511, 512, 513, 1023, 1024, 1025, 2060});
   }
 }
 

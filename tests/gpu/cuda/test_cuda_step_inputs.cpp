@@ -5,6 +5,7 @@
 #include "gpu/cuda/step_inputs.hpp"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <random>
 
@@ -71,6 +72,7 @@ TEST_CASE("cuda step inputs: every token of a plan meets one attention kernel, w
     geometry.window = random() % 3 == 0 ? 100 : 0;
     geometry.fast_decode = random() % 4 != 0;
     geometry.fast_prefill = random() % 4 != 0;
+    geometry.grouped_decode = random() % 2 != 0;
     geometry.multiprocessors = 132;
     const bool decodes_only = random() % 2 == 0;
     const StepPlan plan = random_plan(random, decodes_only);
@@ -160,6 +162,38 @@ TEST_CASE("cuda step inputs: every token of a plan meets one attention kernel, w
       CHECK(in.samples[i].row == -1);
     }
   }
+}
+
+TEST_CASE("cuda step inputs: with grouped queries sequences stay whole where two blocks a multiprocessor have work") {
+  StepGeometry geometry;
+  geometry.block_size = kBlock;
+  geometry.kv_heads = 8;
+  geometry.fast_decode = geometry.grouped_decode = true;
+  geometry.multiprocessors = 132;
+  const auto items = [&](const std::vector<std::uint32_t>& lengths) {
+    StepPlan plan;
+    for (const std::uint32_t length : lengths) {
+      SequenceStep s;
+      s.row = RowId{static_cast<std::uint32_t>(plan.sequences.size())};
+      s.first_position = length - 1;
+      s.token_count = 1;
+      s.token_offset = static_cast<std::uint32_t>(plan.tokens.size());
+      s.block_offset = static_cast<std::uint32_t>(plan.block_table.size());
+      s.block_count = (length + kBlock - 1) / kBlock;
+      plan.tokens.push_back(1);
+      plan.block_table.resize(plan.block_table.size() + s.block_count);
+      plan.sequences.push_back(s);
+    }
+    return *lay_out(plan, geometry, 0)->in.num_items;
+  };
+  for (const auto& [sequences, length, expected] :
+       {std::array{64u, 1024u, 64u}, {44u, 256u, 44u}, {32u, 512u, 32u}, {16u, 1024u, 32u}, {4u, 1024u, 32u}}) {
+    INFO(sequences << " of " << length);
+    CHECK(items(std::vector<std::uint32_t>(sequences, length)) == static_cast<std::int32_t>(expected));
+    CHECK(likely_items(sequences, geometry) >= expected);
+    CHECK(likely_items(sequences, geometry) <= expected + 1);
+  }
+  CHECK(items({4096, 256, 256, 256}) > 20);  // a long one is cut, whatever the others
 }
 
 TEST_CASE("cuda step inputs: buckets are never smaller than their batch, and stable") {
