@@ -4,7 +4,7 @@
 // rows; activations are broadcast from memory, so no lane is ever summed with another. Some activation rows
 // are taken per pass over three groups: what is unpacked serves all of these rows and what is broadcast three
 // groups. Included by the files that define what a pass does: a `Pass` with
-//   kRows                    rows that it takes at most; less are 4, 3, 2 or 1
+//   kRows                    rows that it takes at most; fewer are 4, 3, 2 or 1
 //   groups<storage, has_min, rows, groups>(task, first_row, first_group, ahead)
 
 #include <immintrin.h>
